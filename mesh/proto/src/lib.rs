@@ -1,0 +1,11 @@
+//! The pure core of Hedgerow: what a node is, what it may say, and how what was said is joined.
+//!
+//! Nothing here does I/O, reads a clock or draws randomness of its own: every state machine is a function of
+//! `(now, input)`, so that the same code runs in the binaries and, deterministically, in the simulation.
+
+pub mod frame;
+pub mod id;
+pub mod key;
+pub mod limits;
+pub mod record;
+pub mod wire;
