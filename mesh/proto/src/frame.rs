@@ -328,4 +328,3 @@ pub enum RejectReason {
 
 /// The connection's ALPN protocol (RFC 7301): a change that the old code cannot speak gets another number.
 pub const ALPN: &[u8] = b"hedgerow-tunnel/1";
-

@@ -79,7 +79,7 @@ pub fn decode_prefix<T: DeserializeOwned>(bytes: &[u8], max_bytes: usize) -> Res
     if version != VERSION {
         return Err(DecodeError::Version(version));
     }
-    let (value, used) = bincode::serde::decode_from_slice(body, config())
-        .map_err(|error| DecodeError::Malformed(error.to_string()))?;
+    let (value, used) =
+        bincode::serde::decode_from_slice(body, config()).map_err(|error| DecodeError::Malformed(error.to_string()))?;
     Ok((value, &body[used..]))
 }
