@@ -1,1 +1,11 @@
-//! skeleton
+//! The shell round both binaries: what `hedgerow-entry` and `hedgerow-node` must do in the same way, so that scripts and
+//! people need to learn it once. Command line, configuration file, logs, ready file, signals, last words.
+//!
+//! Nothing about tunnels or HTTP lives here.
+
+pub mod cli;
+pub mod config;
+pub mod exit;
+pub mod logging;
+pub mod ready_file;
+pub mod shutdown;
