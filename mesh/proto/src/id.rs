@@ -93,9 +93,14 @@ impl ServiceName {
 
     /// Checks a name.
     pub fn new(name: &str) -> Result<Self, IdError> {
+        if Self::is_valid(name) { Ok(Self(name.into())) } else { Err(IdError::ServiceName) }
+    }
+
+    /// Whether this text is a service name.
+    pub fn is_valid(name: &str) -> bool {
         let first = name.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
         let rest = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-        if first && rest && name.len() <= Self::BYTES_MAX { Ok(Self(name.into())) } else { Err(IdError::ServiceName) }
+        first && rest && name.len() <= Self::BYTES_MAX
     }
 
     /// The name as text.

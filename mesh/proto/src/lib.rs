@@ -8,4 +8,6 @@ pub mod id;
 pub mod key;
 pub mod limits;
 pub mod record;
+pub mod retry;
+pub mod route;
 pub mod wire;
