@@ -1,1 +1,36 @@
-//! skeleton
+//! Reverse tunnels: a node dials out to an entry, and requests come back down the connection.
+//!
+//! ```text
+//!   entry                                                node (behind a firewall)
+//!   quic::listen ◀──────────── QUIC, both keys proven ── quic::dial
+//!   accept::welcome ── control stream: Hello ──────────▶ dial::maintain
+//!                   ◀─ Join (signed record) ────────────
+//!                   ── Welcome ─────────────────────────▶
+//!   exchange        ── streams: OPEN, bytes, RELEASE ───▶ serve::serve_link ─▶ Services (local sockets)
+//! ```
+//!
+//! Everything above [`link::Link`] runs over anything that gives ordered streams: QUIC ([`quic`]), memory ([`memory`]), and
+//! later TLS over TCP and simulated networks. No HTTP is parsed here: the entry speaks HTTP over an [`exchange`], and
+//! the node copies bytes.
+
+pub mod accept;
+mod backoff;
+pub mod dial;
+pub mod exchange;
+mod frames;
+mod lanes;
+pub mod link;
+pub mod memory;
+pub mod quic;
+pub mod serve;
+mod splice;
+mod tls;
+pub mod tuning;
+mod watchdog;
+
+pub use accept::{Admission, Liveness, Open, Tunnel, TunnelError, TunnelEvent, TunnelEvents, welcome};
+pub use dial::{DialConfig, Directory, DrainState, Target, TunnelState, TunnelStatus, maintain};
+pub use exchange::{Breakage, Exchange, ExchangeIo, Verdict, exchange};
+pub use link::{BoxStream, Link, LinkClosed, Stream, StreamReset};
+pub use quic::EntryIdentity;
+pub use serve::{Activity, BoxIo, Io, OpenService, Services, Slot, serve_link};

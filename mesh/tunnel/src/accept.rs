@@ -1,0 +1,454 @@
+//! The entry's side of a tunnel: the handshake on the control stream, and the handle that requests are routed by.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hedgerow_proto::frame::{Control, Hello, Join, Reject, RejectReason, Welcome, close};
+use hedgerow_proto::id::NodeId;
+use hedgerow_proto::limits::Limits;
+use hedgerow_proto::record::{Body, Record, Signed};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+
+use crate::frames::ControlStream;
+use crate::link::{BoxStream, Link, LinkClosed};
+use crate::tuning;
+use crate::watchdog::Watchdog;
+
+/// Why a tunnel did not come up, or could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TunnelError {
+    /// The configuration of TLS or QUIC was refused: a fault of this program.
+    #[error("cannot set the tunnel up: {0}")]
+    Config(String),
+    /// A socket failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The connection failed or was closed during the handshake.
+    #[error("the connection failed: {0}")]
+    Closed(#[from] LinkClosed),
+    /// The peer took too long.
+    #[error("the handshake took longer than {} s", tuning::HANDSHAKE_TIMEOUT.as_secs())]
+    Timeout,
+    /// The peer proved no Ed25519 key.
+    #[error("the other end proved no Ed25519 key")]
+    NoKey,
+    /// The peer said something else than the handshake asks for.
+    #[error("the other end broke the handshake: {0}")]
+    Protocol(String),
+    /// The entry does not take this node.
+    #[error("refused by the entry: {}", .0.message)]
+    Rejected(Reject),
+}
+
+impl TunnelError {
+    pub(crate) fn config(error: impl fmt::Display) -> Self {
+        Self::Config(error.to_string())
+    }
+}
+
+impl From<rustls::Error> for TunnelError {
+    fn from(error: rustls::Error) -> Self {
+        Self::config(error)
+    }
+}
+
+impl From<quinn::ConnectionError> for TunnelError {
+    fn from(error: quinn::ConnectionError) -> Self {
+        Self::Closed(error.into())
+    }
+}
+
+/// Who may join: the seam of the operator's policy, called for every tunnel.
+pub trait Admission: Send + Sync {
+    /// Lets this node in, or says for its log why not.
+    fn admit(&self, node: NodeId, join: &Join, record: &Record) -> Result<(), Reject>;
+}
+
+/// Any key may join.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Open;
+
+impl Admission for Open {
+    fn admit(&self, _node: NodeId, _join: &Join, _record: &Record) -> Result<(), Reject> {
+        Ok(())
+    }
+}
+
+/// Whether a tunnel gets requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Liveness {
+    /// Yes.
+    Live = 0,
+    /// Nothing has come from the node for a moment: only when nobody else can. It comes back by itself.
+    Suspect = 1,
+    /// The node has said Leave: none.
+    Draining = 2,
+    /// The connection is no more.
+    Closed = 3,
+}
+
+/// One connection of a node, for the thread that accepted it and all others. Clones are the same tunnel.
+#[derive(Clone)]
+pub struct Tunnel(Arc<Shared>);
+
+pub(crate) struct Shared {
+    pub(crate) link: Arc<dyn Link>,
+    id: u64,
+    lane: u16,
+    incarnation: u64,
+    in_flight: AtomicUsize,
+    /// A request has begun on an idle tunnel: the watchdog looks at it from now on.
+    pub(crate) became_busy: Notify,
+    liveness: AtomicU8,
+    pub(crate) liveness_changed: Notify,
+    created: Instant,
+    ping_interval: Duration,
+    /// When the node's last message came, in milliseconds since `created`.
+    heard_ms: AtomicU64,
+    outgoing: mpsc::Sender<Control>,
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+impl fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tunnel({} lane {} {:?})", self.node().short(), self.lane(), self.liveness())
+    }
+}
+
+impl Tunnel {
+    /// A number of its own in this process.
+    pub fn id(&self) -> u64 {
+        self.0.id
+    }
+    /// The node at the other end.
+    pub fn node(&self) -> NodeId {
+        self.0.link.peer()
+    }
+    /// Which of the node's connections to this entry: 0 is the first.
+    pub fn lane(&self) -> u16 {
+        self.0.lane
+    }
+    /// Random for each run of the node.
+    pub fn incarnation(&self) -> u64 {
+        self.0.incarnation
+    }
+    /// The node's address, for quotas and the admin listener only.
+    pub fn remote(&self) -> Option<SocketAddr> {
+        self.0.link.remote()
+    }
+    /// The round-trip time.
+    pub fn rtt(&self) -> Duration {
+        self.0.link.rtt()
+    }
+    /// Opens a stream for exchanges.
+    pub async fn open(&self) -> Result<BoxStream, LinkClosed> {
+        self.0.link.open().await
+    }
+    /// Counts one request as running while the guard lives: a busy tunnel is watched.
+    pub fn in_flight(&self) -> InFlight {
+        if self.0.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.0.became_busy.notify_one();
+        }
+        InFlight(self.0.clone())
+    }
+    /// How many requests run on it.
+    pub fn in_flight_count(&self) -> usize {
+        self.0.in_flight.load(Ordering::Relaxed)
+    }
+    /// Whether it gets requests.
+    pub fn liveness(&self) -> Liveness {
+        match self.0.liveness.load(Ordering::Acquire) {
+            0 => {
+                // Its pings have stopped, and no request has noticed yet.
+                let heard = self.0.created + Duration::from_millis(self.0.heard_ms.load(Ordering::Relaxed));
+                let limit = tuning::SUSPECT_IDLE_AFTER.max(self.0.ping_interval.mul_f32(3.3));
+                if heard.elapsed() > limit { Liveness::Suspect } else { Liveness::Live }
+            }
+            1 => Liveness::Suspect,
+            2 => Liveness::Draining,
+            _ => Liveness::Closed,
+        }
+    }
+    /// Whether the connection is no more.
+    pub fn is_closed(&self) -> bool {
+        self.liveness() == Liveness::Closed
+    }
+    /// Marks it suspect: an exchange got no verdict in time. The watchdog takes the mark away when something comes.
+    pub fn suspect(&self) {
+        self.0.raise(Liveness::Suspect);
+        self.0.became_busy.notify_one();
+    }
+    /// Ready when it is suspect or closed.
+    pub async fn suspected(&self) {
+        loop {
+            let changed = self.0.liveness_changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if matches!(self.liveness(), Liveness::Suspect | Liveness::Closed) {
+                return;
+            }
+            changed.await;
+        }
+    }
+    /// Sends a message on the control stream. A node that does not read them loses its tunnel.
+    pub fn send(&self, control: Control) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.0.outgoing.try_send(control) {
+            self.close(close::STALLED, "the control stream is not read");
+        }
+    }
+    /// Closes the connection.
+    pub fn close(&self, code: u32, reason: &str) {
+        self.0.link.close(code, reason);
+    }
+}
+
+impl Shared {
+    /// Makes it worse, never better.
+    pub(crate) fn raise(&self, to: Liveness) {
+        if self.liveness.fetch_max(to as u8, Ordering::AcqRel) < to as u8 {
+            self.liveness_changed.notify_waiters();
+        }
+    }
+    /// Something came: no longer suspect.
+    pub(crate) fn heard(&self) {
+        self.heard_ms.store(self.created.elapsed().as_millis() as u64, Ordering::Relaxed);
+        let _ = self.liveness.compare_exchange(
+            Liveness::Suspect as u8,
+            Liveness::Live as u8,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+    }
+    pub(crate) fn is_watched(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) > 0 || self.liveness.load(Ordering::Acquire) == Liveness::Suspect as u8
+    }
+}
+
+/// One running request.
+pub struct InFlight(Arc<Shared>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What happens on a tunnel.
+#[derive(Debug)]
+pub enum TunnelEvent {
+    /// The node has said something new about itself.
+    Record(Signed, Record),
+    /// The node leaves: no new requests, and its connection will close when the running ones have finished.
+    Leave(Signed, Record),
+    /// The connection is no more. The last event.
+    Closed(LinkClosed),
+}
+
+/// The control stream of a tunnel. Must be polled for as long as the tunnel lives: it answers pings and watches.
+pub struct TunnelEvents {
+    shared: Arc<Shared>,
+    hello: Hello,
+    limits: Limits,
+    control: ControlStream,
+    outgoing: mpsc::Receiver<Control>,
+    watchdog: Watchdog,
+}
+
+impl Drop for TunnelEvents {
+    fn drop(&mut self) {
+        self.shared.link.close(close::GOING, "the entry let go of the tunnel");
+        self.shared.raise(Liveness::Closed);
+    }
+}
+
+/// Does the handshake on a fresh connection. Returns the tunnel with the node's record in it as its first event's worth.
+pub async fn welcome(
+    link: Arc<dyn Link>,
+    hello: Hello,
+    limits: &Limits,
+    admission: &dyn Admission,
+) -> Result<(Tunnel, TunnelEvents, Signed, Record), TunnelError> {
+    let handshake = shake_hands(&link, &hello, limits, admission);
+    let outcome = tokio::time::timeout(tuning::HANDSHAKE_TIMEOUT, handshake).await.unwrap_or(Err(TunnelError::Timeout));
+    let (control, join, signed, record) = match outcome {
+        Ok(done) => done,
+        Err(error) => {
+            link.close(close::REFUSED, &error.to_string());
+            return Err(error);
+        }
+    };
+    let (outgoing, to_write) = mpsc::channel(tuning::CONTROL_QUEUE);
+    let shared = Arc::new(Shared {
+        link,
+        id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+        lane: join.lane,
+        incarnation: join.incarnation,
+        in_flight: AtomicUsize::new(0),
+        became_busy: Notify::new(),
+        liveness: AtomicU8::new(Liveness::Live as u8),
+        liveness_changed: Notify::new(),
+        created: Instant::now(),
+        ping_interval: ping_interval(join.lane),
+        heard_ms: AtomicU64::new(0),
+        outgoing,
+    });
+    let watchdog = Watchdog::new(shared.clone());
+    let events = TunnelEvents {
+        shared: shared.clone(),
+        hello,
+        limits: limits.clone(),
+        control,
+        outgoing: to_write,
+        watchdog,
+    };
+    Ok((Tunnel(shared), events, signed, record))
+}
+
+fn ping_interval(lane: u16) -> Duration {
+    if lane == 0 { tuning::PING_INTERVAL } else { tuning::PING_INTERVAL_LANE }
+}
+
+async fn shake_hands(
+    link: &Arc<dyn Link>,
+    hello: &Hello,
+    limits: &Limits,
+    admission: &dyn Admission,
+) -> Result<(ControlStream, Join, Signed, Record), TunnelError> {
+    let mut control = ControlStream::new(link.open().await?);
+    control.write(&Control::Hello(hello.clone())).await?;
+    let join = match control.read().await? {
+        Some(Control::Join(join)) => join,
+        other => return Err(TunnelError::Protocol(format!("expected Join, got {other:?}"))),
+    };
+    match check(link.peer(), hello, &join, limits, admission) {
+        Ok((signed, record)) => {
+            let welcome = Welcome {
+                observed: link.remote().map(|address| address.to_string()).unwrap_or_default(),
+                ping_interval_ms: ping_interval(join.lane).as_millis() as u32,
+            };
+            control.write(&Control::Welcome(welcome)).await?;
+            Ok((control, join, signed, record))
+        }
+        Err(reject) => {
+            control.write(&Control::Reject(reject.clone())).await?;
+            // The node closes when it has read this; the time-out around us is the bound.
+            link.closed().await;
+            Err(TunnelError::Rejected(reject))
+        }
+    }
+}
+
+fn check(
+    peer: NodeId,
+    hello: &Hello,
+    join: &Join,
+    limits: &Limits,
+    admission: &dyn Admission,
+) -> Result<(Signed, Record), Reject> {
+    if join.federation != hello.federation {
+        let message = format!(
+            "this entry serves federation {}, the node wants {}: check the address that it was given",
+            hello.federation, join.federation
+        );
+        return Err(Reject { reason: RejectReason::Federation, message });
+    }
+    let bad = |message: String| Reject { reason: RejectReason::Record, message };
+    let (signed, record) = Signed::open(Bytes::copy_from_slice(&join.record), hello.federation, limits)
+        .map_err(|error| bad(format!("the node's record is not valid: {error}")))?;
+    if record.writer != peer {
+        return Err(bad("the node's record is signed by another key than the connection's".into()));
+    }
+    if !matches!(record.body, Body::Node(_)) {
+        return Err(bad("the node sent another kind of record than its own".into()));
+    }
+    admission.admit(peer, join, &record)?;
+    Ok((signed, record))
+}
+
+impl TunnelEvents {
+    /// The next event. Cancel-safe.
+    pub async fn next(&mut self) -> TunnelEvent {
+        loop {
+            let control = tokio::select! {
+                closed = self.shared.link.closed() => return self.ended(closed),
+                control = self.control.read() => control,
+                Some(control) = self.outgoing.recv() => {
+                    self.write(&control).await;
+                    continue;
+                }
+                ping = self.watchdog.tick() => {
+                    if let Some(number) = ping {
+                        self.write(&Control::Ping(number)).await;
+                    }
+                    continue;
+                }
+            };
+            let control = match control {
+                Ok(Some(control)) => control,
+                Ok(None) => return self.lost("the control stream ended").await,
+                Err(error) => return self.lost(&error.to_string()).await,
+            };
+            self.shared.heard();
+            match control {
+                Control::Ping(number) => self.write(&Control::Pong(number)).await,
+                Control::Pong(_) => {}
+                Control::Record(bytes) => match self.open_record(bytes) {
+                    Ok((signed, record)) if matches!(record.body, Body::Node(_)) => {
+                        return TunnelEvent::Record(signed, record);
+                    }
+                    Ok(_) => self.broke("a record of another kind"),
+                    Err(reason) => self.broke(&reason),
+                },
+                Control::Leave(bytes) => match self.open_record(bytes) {
+                    Ok((signed, record)) if matches!(record.body, Body::Leave) => {
+                        self.shared.raise(Liveness::Draining);
+                        return TunnelEvent::Leave(signed, record);
+                    }
+                    Ok(_) => self.broke("a record of another kind in the place of Leave"),
+                    Err(reason) => self.broke(&reason),
+                },
+                other => self.broke(&format!("{other:?} is not for a node to say now")),
+            }
+        }
+    }
+
+    fn open_record(&self, bytes: Vec<u8>) -> Result<(Signed, Record), String> {
+        let (signed, record) = Signed::open(bytes.into(), self.hello.federation, &self.limits)
+            .map_err(|error| format!("a record that is not valid: {error}"))?;
+        if record.writer != self.shared.link.peer() {
+            return Err("a record of another node".into());
+        }
+        Ok((signed, record))
+    }
+
+    fn broke(&self, reason: &str) {
+        self.shared.link.close(close::PROTOCOL, reason);
+    }
+
+    async fn write(&mut self, control: &Control) {
+        let write = tokio::time::timeout(tuning::PONG_TIMEOUT, self.control.write(control)).await;
+        match write {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.shared.link.close(close::PROTOCOL, &error.to_string()),
+            Err(_) => self.shared.link.close(close::STALLED, "the control stream is not read"),
+        }
+    }
+
+    async fn lost(&self, reason: &str) -> TunnelEvent {
+        self.shared.link.close(close::PROTOCOL, reason);
+        self.ended(self.shared.link.closed().await)
+    }
+
+    fn ended(&self, closed: LinkClosed) -> TunnelEvent {
+        self.shared.raise(Liveness::Closed);
+        TunnelEvent::Closed(closed)
+    }
+}

@@ -1,0 +1,397 @@
+//! The node's side of a tunnel: dials an entry, joins, serves its streams, notices when nothing passes, and dials again.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use hedgerow_proto::frame::{Control, Hello, Join, Reject, Welcome, close};
+use hedgerow_proto::id::{FederationId, NodeId};
+use hedgerow_proto::key::SecretKey;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tracing::{debug, info};
+
+use crate::accept::TunnelError;
+use crate::backoff::Backoff;
+use crate::frames::ControlStream;
+use crate::lanes;
+use crate::link::{BoxFuture, Link, LinkClosed};
+use crate::serve::{Activity, Services, serve_link};
+use crate::{quic, tuning};
+
+/// Whether a node takes new requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DrainState {
+    /// Yes.
+    Running,
+    /// No: those that run may finish, and then the connections close.
+    Draining,
+}
+
+/// One entry, and how to reach it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Its addresses, tried a little apart from each other.
+    pub addresses: Vec<SocketAddr>,
+    /// The key that it must prove.
+    pub entry: NodeId,
+    /// The federation that it serves.
+    pub federation: FederationId,
+}
+
+/// Where an entry is: asked before every attempt, since an entry may come back with another key or port.
+pub trait Directory: Send + Sync + 'static {
+    /// The entry as it is now, or why that is not known.
+    fn target(&self) -> BoxFuture<'_, Result<Target, String>>;
+}
+
+/// What every tunnel of a node shares.
+#[derive(Clone)]
+pub struct DialConfig {
+    /// The node's key.
+    pub key: SecretKey,
+    /// Random for each run of the node.
+    pub incarnation: u64,
+    /// What the node offers.
+    pub services: Arc<dyn Services>,
+    /// The bytes of the node's signed record; a new value is sent on.
+    pub record: watch::Receiver<Bytes>,
+    /// The bytes of the signed Leave: set before draining begins.
+    pub leave: Arc<OnceLock<Bytes>>,
+    /// Whether the node is leaving.
+    pub drain: watch::Receiver<DrainState>,
+    /// Signed records of coordinators that the entries tell of.
+    pub coordinators: mpsc::Sender<Vec<Vec<u8>>>,
+    /// Connections to one entry at most.
+    pub lanes_max: u16,
+    /// For the jitter.
+    pub seed: u64,
+}
+
+/// How a tunnel is.
+#[derive(Debug, Clone)]
+pub struct TunnelStatus {
+    /// The entry's key, once known.
+    pub entry: Option<NodeId>,
+    /// What it is doing.
+    pub state: TunnelState,
+    /// Failures in a row before this.
+    pub failures: u32,
+}
+
+/// What a tunnel is doing.
+#[derive(Debug, Clone)]
+pub enum TunnelState {
+    /// On the way.
+    Connecting,
+    /// Requests can come.
+    Up(Up),
+    /// An attempt failed; the next one comes by itself.
+    Waiting {
+        /// What went wrong.
+        error: String,
+        /// When the next attempt begins.
+        until: Instant,
+    },
+    /// The entry does not take this node. Tried again seldom.
+    Rejected(Reject),
+    /// The node has left.
+    Drained,
+}
+
+/// A tunnel that is up.
+#[derive(Debug, Clone)]
+pub struct Up {
+    /// The entry's address.
+    pub remote: Option<SocketAddr>,
+    /// The node's own address as the entry sees it.
+    pub observed: String,
+    /// Since when.
+    pub since: Instant,
+    /// Round-trip time at the last ping.
+    pub rtt: Duration,
+    /// Connections to this entry.
+    pub connections: u16,
+}
+
+/// How long a refused node waits before it asks again: somebody has to change something first.
+const REJECTED_WAIT: Duration = Duration::from_secs(15);
+/// How far apart attempts at several addresses of one entry begin (RFC 8305 §5 recommends 250 ms).
+const ADDRESS_STAGGER: Duration = Duration::from_millis(250);
+
+/// Keeps one tunnel to one entry up until the node drains or `status` has nobody listening any more.
+pub async fn maintain(config: DialConfig, directory: Arc<dyn Directory>, status: watch::Sender<TunnelStatus>) {
+    let mut backoff = Backoff::new(config.seed);
+    let mut drain = config.drain.clone();
+    let set = |state| status.send_modify(|status| status.state = state);
+    while *drain.borrow_and_update() == DrainState::Running && !status.is_closed() {
+        set(TunnelState::Connecting);
+        let (wait, state) = match session(&config, &*directory, &status).await {
+            Ok(()) => break,
+            Err(SessionEnd::Rejected(reject)) => {
+                (REJECTED_WAIT.mul_f32(0.5) + backoff.next(), TunnelState::Rejected(reject))
+            }
+            Err(SessionEnd::Failed(error)) => waiting(error, backoff.next()),
+            Err(SessionEnd::Lost(error)) => {
+                backoff.succeeded();
+                status.send_modify(|status| status.failures = 0);
+                waiting(error, backoff.next())
+            }
+        };
+        status.send_modify(|status| {
+            status.failures = status.failures.saturating_add(1);
+            status.state = state;
+        });
+        tokio::select! {
+            () = sleep(wait) => {}
+            _ = drain.changed() => {}
+        }
+    }
+    set(TunnelState::Drained);
+}
+
+fn waiting(error: String, wait: Duration) -> (Duration, TunnelState) {
+    (wait, TunnelState::Waiting { error, until: Instant::now() + wait })
+}
+
+enum SessionEnd {
+    /// It never came up.
+    Failed(String),
+    /// It was up.
+    Lost(String),
+    Rejected(Reject),
+}
+
+impl From<TunnelError> for SessionEnd {
+    fn from(error: TunnelError) -> Self {
+        match error {
+            TunnelError::Rejected(reject) => Self::Rejected(reject),
+            other => Self::Failed(other.to_string()),
+        }
+    }
+}
+
+/// From the bootstrap to the end of the first connection. `Ok`: the node has drained.
+async fn session(
+    config: &DialConfig,
+    directory: &dyn Directory,
+    status: &watch::Sender<TunnelStatus>,
+) -> Result<(), SessionEnd> {
+    let target = directory.target().await.map_err(SessionEnd::Failed)?;
+    status.send_modify(|status| status.entry = Some(target.entry));
+    let (link, address) = dial_first(config, &target).await?;
+    let greeted = greet(Arc::new(link), &target).await?;
+    let hello = greeted.hello.clone();
+    let joined = join(config, greeted, 0).await?;
+    info!(entry = %target.entry.short(), rtt = ?joined.link.rtt(), "the tunnel is up");
+    let up = Up {
+        remote: joined.link.remote(),
+        observed: joined.welcome.observed.clone(),
+        since: Instant::now(),
+        rtt: joined.link.rtt(),
+        connections: 1,
+    };
+    status.send_modify(|status| {
+        status.failures = 0;
+        status.state = TunnelState::Up(up);
+    });
+    let activity = Arc::new(Activity::default());
+    let note = |change: &dyn Fn(&mut Up)| {
+        status.send_modify(|status| {
+            if let TunnelState::Up(up) = &mut status.state {
+                change(up);
+            }
+        });
+    };
+    let first = run(config, joined, &activity, |rtt| note(&|up| up.rtt = rtt));
+    let more = lanes::keep(config, &target, address, &hello, &activity, |connections| {
+        note(&|up| up.connections = connections);
+    });
+    // The further connections fall with the first: it is the one that notices a restart.
+    let end = tokio::select! {
+        end = first => end,
+        never = more => match never {},
+    };
+    match end {
+        End::Drained => Ok(()),
+        End::Closed(closed) => Err(SessionEnd::Lost(closed.to_string())),
+    }
+}
+
+/// Dials all addresses, a little apart, and takes the first that answers with the right key.
+async fn dial_first(config: &DialConfig, target: &Target) -> Result<(quic::QuicLink, SocketAddr), TunnelError> {
+    let mut attempts: FuturesUnordered<_> = (0_u32..)
+        .zip(&target.addresses)
+        .map(|(index, address)| async move {
+            sleep(ADDRESS_STAGGER * index).await;
+            quic::dial(&config.key, target.entry, *address).await.map(|link| (link, *address))
+        })
+        .collect();
+    let mut last = TunnelError::Protocol("the entry has no address".into());
+    while let Some(attempt) = attempts.next().await {
+        match attempt {
+            Ok(link) => return Ok(link),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// A connection on which the entry has said Hello.
+pub(crate) struct Greeted {
+    pub(crate) link: Arc<dyn Link>,
+    control: ControlStream,
+    pub(crate) hello: Hello,
+}
+
+/// A connection that the entry has taken.
+pub(crate) struct Joined {
+    link: Arc<dyn Link>,
+    control: ControlStream,
+    welcome: Welcome,
+}
+
+async fn in_time<T>(step: impl Future<Output = Result<T, TunnelError>>) -> Result<T, TunnelError> {
+    timeout(tuning::HANDSHAKE_TIMEOUT, step).await.unwrap_or(Err(TunnelError::Timeout))
+}
+
+/// Waits for the entry's Hello.
+pub(crate) async fn greet(link: Arc<dyn Link>, target: &Target) -> Result<Greeted, TunnelError> {
+    in_time(async {
+        let mut control = ControlStream::new(link.accept().await?);
+        let hello = match control.read().await? {
+            Some(Control::Hello(hello)) => hello,
+            other => return Err(TunnelError::Protocol(format!("expected Hello, got {other:?}"))),
+        };
+        if hello.federation != target.federation {
+            let said = hello.federation;
+            return Err(TunnelError::Protocol(format!("its bootstrap said federation {}, its tunnel {said}", target.federation)));
+        }
+        Ok(Greeted { link, control, hello })
+    })
+    .await
+}
+
+/// Hands the node's record over and waits for Welcome.
+pub(crate) async fn join(config: &DialConfig, greeted: Greeted, lane: u16) -> Result<Joined, TunnelError> {
+    let Greeted { link, mut control, hello } = greeted;
+    in_time(async {
+        let join = Join {
+            federation: hello.federation,
+            incarnation: config.incarnation,
+            lane,
+            record: config.record.borrow().to_vec(),
+            credentials: Vec::new(),
+        };
+        control.write(&Control::Join(join)).await?;
+        match control.read().await? {
+            Some(Control::Welcome(welcome)) => Ok(Joined { link, control, welcome }),
+            Some(Control::Reject(reject)) => {
+                link.close(close::GOING, "refused");
+                Err(TunnelError::Rejected(reject))
+            }
+            other => Err(TunnelError::Protocol(format!("expected Welcome, got {other:?}"))),
+        }
+    })
+    .await
+}
+
+/// How a connection ended.
+pub(crate) enum End {
+    Drained,
+    Closed(LinkClosed),
+}
+
+/// Serves one connection until it ends: streams, pings, and news both ways.
+pub(crate) async fn run(
+    config: &DialConfig,
+    joined: Joined,
+    activity: &Arc<Activity>,
+    on_pong: impl Fn(Duration),
+) -> End {
+    let Joined { link, mut control, welcome } = joined;
+    let serve = serve_link(link.clone(), config.services.clone(), config.drain.clone(), activity.clone());
+    tokio::pin!(serve);
+    let mut record = config.record.clone();
+    record.mark_changed();
+    let mut drain = config.drain.clone();
+    drain.mark_changed();
+    let mut pings = interval(Duration::from_millis(welcome.ping_interval_ms.into()).max(Duration::from_millis(100)));
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut sent = 0;
+    let mut unanswered: Option<Instant> = None;
+    let mut leaving: Option<u64> = None;
+    loop {
+        let say = tokio::select! {
+            closed = &mut serve => return End::Closed(closed),
+            () = activity.idle(), if leaving == Some(0) => {
+                link.close(close::GOING, "the node has left");
+                return End::Drained;
+            }
+            said = control.read() => match said {
+                Ok(Some(Control::Ping(number))) => Control::Pong(number),
+                Ok(Some(Control::Pong(number))) => {
+                    unanswered = None;
+                    on_pong(link.rtt());
+                    if leaving.is_some_and(|asked| number >= asked) {
+                        // The entry has read Leave: nothing new will come.
+                        leaving = Some(0);
+                    }
+                    continue;
+                }
+                Ok(Some(Control::Coordinators(records))) => {
+                    // A hint: if nobody has room for it now, the next one will do.
+                    let _ = config.coordinators.try_send(records);
+                    continue;
+                }
+                Ok(Some(Control::Going)) => {
+                    debug!("the entry is about to stop");
+                    continue;
+                }
+                Ok(other) => return give_up(&*link, close::PROTOCOL, &format!("unexpected {other:?}")),
+                Err(error) => return give_up(&*link, close::PROTOCOL, &error.to_string()),
+            },
+            _ = record.changed() => Control::Record(record.borrow_and_update().to_vec()),
+            _ = drain.changed() => {
+                if *drain.borrow_and_update() == DrainState::Running {
+                    continue;
+                }
+                let Some(leave) = config.leave.get() else { continue };
+                sent += 1;
+                leaving = Some(sent);
+                if let Err(end) = say_within(&*link, &mut control, Control::Leave(leave.to_vec())).await {
+                    return end;
+                }
+                Control::Ping(sent)
+            }
+            now = pings.tick() => {
+                if unanswered.is_some_and(|since| now.duration_since(since) > tuning::PONG_TIMEOUT) {
+                    return give_up(&*link, close::STALLED, "the tunnel is up and passes nothing");
+                }
+                sent += 1;
+                unanswered.get_or_insert(now);
+                Control::Ping(sent)
+            }
+        };
+        if let Err(end) = say_within(&*link, &mut control, say).await {
+            return end;
+        }
+    }
+}
+
+async fn say_within(link: &dyn Link, control: &mut ControlStream, say: Control) -> Result<(), End> {
+    match timeout(tuning::PONG_TIMEOUT, control.write(&say)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(give_up(link, close::PROTOCOL, &error.to_string())),
+        Err(_) => Err(give_up(link, close::STALLED, "the entry does not read the control stream")),
+    }
+}
+
+/// Closes the connection; if it was closed already, that says more than our reason.
+fn give_up(link: &dyn Link, code: u32, reason: &str) -> End {
+    link.close(code, reason);
+    End::Closed(LinkClosed { code: Some(code), reason: reason.to_owned() })
+}

@@ -1,0 +1,50 @@
+//! Every number of the tunnel, with its reason.
+
+use std::time::Duration;
+
+/// How often a node sends a PING on the first connection to an entry. An entry that was killed answers the next one with a
+/// stateless reset, so this bounds how long a node does not know; the cost is about 1 kbit/s each way.
+pub const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// How often it does so on the further connections: they fall with the first one, so they only keep a NAT binding open
+/// (RFC 4787 asks for 2 minutes, routers in the field drop UDP after 30 s).
+pub const PING_INTERVAL_LANE: Duration = Duration::from_secs(10);
+/// After so long without an answer to its PINGs a node gives the connection up: it is up and passes nothing.
+pub const PONG_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection over which nothing at all came for so long is dead. Above [`PONG_TIMEOUT`], so that the watchdog, which says
+/// why, comes first; and a node asleep for 5 s keeps its tunnel.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a handshake may take from the first packet to Welcome.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest wait between two attempts to reach an entry. Full jitter below it: when an entry comes back, all of
+/// its nodes do so within this, spread evenly.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// The wait after the first failure, doubled after each.
+pub const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// How often the entry looks at a tunnel on which requests run.
+pub const WATCHDOG_INTERVAL: Duration = Duration::from_millis(250);
+/// A busy tunnel from which nothing has come for so long, acknowledgements included, although PINGs were sent: suspect.
+pub const SUSPECT_AFTER: Duration = Duration::from_millis(750);
+/// An idle tunnel whose PINGs have stopped: three were missed.
+pub const SUSPECT_IDLE_AFTER: Duration = Duration::from_millis(3_300);
+/// Streams that an entry may have open at once on one connection: beyond it, opening waits.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
+/// Bytes of one stream that may be on the way unread: 100 ms at 80 Mbit/s. It is also what a reader who has stopped
+/// costs the entry.
+pub const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+/// The same for all streams of a connection. A node cannot open streams, so what it can make an entry hold is bounded by the
+/// requests that run; the bound stands well above what a few dozen stopped readers hold, so that they do not stop the others.
+pub const CONNECTION_WINDOW_BYTES: u32 = 128 * 1024 * 1024;
+/// Bytes of the sending side not yet acknowledged, for all streams of a connection.
+pub const SEND_WINDOW_BYTES: u64 = 8 * 1024 * 1024;
+/// Size asked for the buffers of a UDP socket: at 4 MB a seventh of the CPU per byte is saved (fewer losses at bursts).
+pub const UDP_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+/// Connections that one node holds to one entry at most, however many threads that has.
+pub const LANES_MAX: u16 = 4;
+/// Bytes that the node reads from a service at once.
+pub const SPLICE_DOWN_BYTES: usize = 64 * 1024;
+/// Bytes that the node reads from a stream at once, towards a service.
+pub const SPLICE_UP_BYTES: usize = 32 * 1024;
+/// Messages that may wait on a control stream; a peer that does not read them is cut off.
+pub const CONTROL_QUEUE: usize = 64;
+/// How long the streams that run may take to finish when a node leaves.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
