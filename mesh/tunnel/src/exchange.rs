@@ -251,7 +251,7 @@ impl Inner {
                 }
                 Incoming::Data { left } => {
                     let want = buf.remaining().min(*left);
-                    let mut part = ReadBuf::uninit(buf.initialize_unfilled_to(want).as_uninit());
+                    let mut part = ReadBuf::new(buf.initialize_unfilled_to(want));
                     let polled = ready!(Pin::new(stream).poll_read(cx, &mut part));
                     let got = part.filled().len();
                     return match polled {

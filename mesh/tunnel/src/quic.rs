@@ -11,7 +11,8 @@ use hedgerow_proto::frame::reset;
 use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::key::SecretKey;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{ConnectionError, EndpointConfig, HashedConnectionIdGenerator, ReadError, TransportConfig, VarInt, WriteError};
+use quinn::{ConnectionError, EndpointConfig, ReadError, TransportConfig, VarInt, WriteError};
+use quinn_proto::HashedConnectionIdGenerator;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::accept::TunnelError;

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BufMut, BytesMut};
 use hedgerow_proto::frame::{FrameError, FrameHeader, FrameType, HEADER_BYTES, Release, reset};
 use hedgerow_proto::wire;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
 
 use crate::frames::protocol;

@@ -1,0 +1,236 @@
+//! An entry and a node in one process, over real QUIC on loopback or over memory, with a service that echoes.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hedgerow_proto::frame::{Hello, Preface, Refusal, ServiceConnection, StreamKind};
+use hedgerow_proto::id::{FederationId, NodeId, RequestId, ServiceName};
+use hedgerow_proto::key::SecretKey;
+use hedgerow_proto::limits::Limits;
+use hedgerow_proto::record::{Body, NodeRecord, Roles, ServiceHealth, ServiceOffer, Signed, Version};
+use hedgerow_tunnel::link::BoxFuture;
+use hedgerow_tunnel::{
+    BoxIo, DialConfig, Directory, DrainState, EntryIdentity, Link, Open, OpenService, Services, Slot, Target, Tunnel,
+    TunnelEvent, TunnelState, TunnelStatus, maintain, quic, welcome,
+};
+use tokio::io::DuplexStream;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
+}
+
+pub fn federation() -> FederationId {
+    FederationId([1; 32])
+}
+
+pub fn node_record(key: &SecretKey, seq: u64) -> Bytes {
+    let record = NodeRecord {
+        roles: Roles::Worker,
+        location: "test".into(),
+        version: "0".into(),
+        services: vec![ServiceOffer {
+            name: ServiceName::new("echo").unwrap(),
+            capacity: 2,
+            health: ServiceHealth::Up,
+        }],
+        multiaddrs: vec![],
+        home: None,
+    };
+    sign(key, seq, &Body::Node(record))
+}
+
+pub fn sign(key: &SecretKey, seq: u64, body: &Body) -> Bytes {
+    Signed::sign(key, federation(), 1, Version { epoch: 1, seq }, body).unwrap().bytes().clone()
+}
+
+pub fn preface(service: &str) -> Preface {
+    Preface {
+        kind: StreamKind::Http,
+        service: Some(ServiceName::new(service).unwrap()),
+        request: RequestId(7),
+        hops: 0,
+        connection: ServiceConnection::MayReuse,
+    }
+}
+
+/// The far ends of the connections that the node opened to its service, for the test to play the service.
+pub struct TestServices {
+    pub capacity: usize,
+    pub taken: Arc<AtomicUsize>,
+    pub kept: Arc<Mutex<Vec<BoxIo>>>,
+    pub service_end: mpsc::UnboundedSender<DuplexStream>,
+}
+
+struct TestSlot(Arc<AtomicUsize>, Arc<Mutex<Vec<BoxIo>>>);
+
+impl Drop for TestSlot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Slot for TestSlot {
+    fn keep(self: Box<Self>, io: BoxIo) {
+        self.1.lock().unwrap().push(io);
+    }
+}
+
+impl TestServices {
+    pub fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<DuplexStream>) {
+        let (service_end, connections) = mpsc::unbounded_channel();
+        (Arc::new(Self { capacity: 2, taken: Arc::default(), kept: Arc::default(), service_end }), connections)
+    }
+}
+
+impl Services for TestServices {
+    fn open<'a>(&'a self, preface: &'a Preface) -> BoxFuture<'a, Result<OpenService, Refusal>> {
+        Box::pin(async move {
+            if preface.service.as_ref().map(ServiceName::as_str) != Some("echo") {
+                return Err(Refusal::UnknownService);
+            }
+            if self.taken.fetch_add(1, Ordering::SeqCst) >= self.capacity {
+                self.taken.fetch_sub(1, Ordering::SeqCst);
+                return Err(Refusal::Full);
+            }
+            let slot = Box::new(TestSlot(self.taken.clone(), self.kept.clone()));
+            if let Some(io) = self.kept.lock().unwrap().pop() {
+                return Ok(OpenService { io, reused: true, slot });
+            }
+            let (mine, theirs) = tokio::io::duplex(4096);
+            self.service_end.send(theirs).map_err(|_| Refusal::ServiceDown)?;
+            Ok(OpenService { io: Box::new(mine), reused: false, slot })
+        })
+    }
+}
+
+/// An entry on a port of loopback: hands over each tunnel that comes up, and then its events.
+pub struct Entry {
+    pub identity: EntryIdentity,
+    pub address: SocketAddr,
+    pub tunnels: mpsc::UnboundedReceiver<(Tunnel, mpsc::UnboundedReceiver<TunnelEvent>)>,
+    endpoint: quinn::Endpoint,
+    task: JoinHandle<()>,
+}
+
+impl Entry {
+    pub fn start(key: SecretKey, incarnation: u64, address: SocketAddr) -> Self {
+        let identity = EntryIdentity { key, federation: federation(), incarnation };
+        let (socket, _) = quic::bind(address, false).unwrap();
+        let endpoint = quic::listen(&identity, socket).unwrap();
+        let address = endpoint.local_addr().unwrap();
+        let acceptor = Arc::new(quic::Acceptor::new(&identity).unwrap());
+        let (up, tunnels) = mpsc::unbounded_channel();
+        let accepting = endpoint.clone();
+        let task = tokio::spawn(async move {
+            while let Some(incoming) = accepting.accept().await {
+                let (acceptor, up) = (acceptor.clone(), up.clone());
+                tokio::spawn(async move {
+                    let Ok(link) = acceptor.handshake(incoming).await else { return };
+                    let hello = Hello { federation: federation(), incarnation, shard: 0, shards: 1 };
+                    let welcomed = welcome(Arc::new(link), hello, &Limits::PRODUCTION, &Open).await;
+                    let Ok((tunnel, mut events, _, _)) = welcomed else { return };
+                    let (say, said) = mpsc::unbounded_channel();
+                    let _ = up.send((tunnel, said));
+                    loop {
+                        let event = events.next().await;
+                        let last = matches!(event, TunnelEvent::Closed(_));
+                        if say.send(event).is_err() || last {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        Self { identity, address, tunnels, endpoint, task }
+    }
+
+    pub async fn tunnel(&mut self) -> (Tunnel, mpsc::UnboundedReceiver<TunnelEvent>) {
+        in_time("a tunnel", self.tunnels.recv()).await.unwrap()
+    }
+
+    pub fn target(&self) -> Target {
+        Target { addresses: vec![self.address], entry: self.identity.key.id(), federation: federation() }
+    }
+
+    /// As `kill -9` does it: the socket goes and nothing is said.
+    pub async fn vanish(self) -> SocketAddr {
+        self.task.abort();
+        // The old socket goes with the endpoint's driver; a fresh one in its place drops what the endpoint still sends.
+        let spare = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        spare.set_nonblocking(true).unwrap();
+        self.endpoint.rebind(spare).unwrap();
+        self.address
+    }
+}
+
+pub struct Fixed(pub Mutex<Target>);
+
+impl Directory for Fixed {
+    fn target(&self) -> BoxFuture<'_, Result<Target, String>> {
+        let target = self.0.lock().unwrap().clone();
+        Box::pin(async move { Ok(target) })
+    }
+}
+
+pub struct Node {
+    pub key: SecretKey,
+    pub services: Arc<TestServices>,
+    pub connections: mpsc::UnboundedReceiver<DuplexStream>,
+    pub record: watch::Sender<Bytes>,
+    pub drain: watch::Sender<DrainState>,
+    pub leave: Arc<OnceLock<Bytes>>,
+    pub status: watch::Receiver<TunnelStatus>,
+    pub task: JoinHandle<()>,
+}
+
+impl Node {
+    pub fn start(seed: u8, target: Target) -> Self {
+        let key = SecretKey::from_seed([seed; 32]);
+        let (services, connections) = TestServices::new();
+        let record = watch::Sender::new(node_record(&key, 1));
+        let drain = watch::Sender::new(DrainState::Running);
+        let leave = Arc::new(OnceLock::new());
+        let (coordinators, _) = mpsc::channel(1);
+        let config = DialConfig {
+            key: key.clone(),
+            incarnation: u64::from(seed),
+            services: services.clone(),
+            record: record.subscribe(),
+            leave: leave.clone(),
+            drain: drain.subscribe(),
+            coordinators,
+            lanes_max: 1,
+            seed: u64::from(seed),
+        };
+        let start = TunnelStatus { entry: None, state: TunnelState::Connecting, failures: 0 };
+        let (say, status) = watch::channel(start);
+        let task = tokio::spawn(maintain(config, Arc::new(Fixed(Mutex::new(target))), say));
+        Self { key, services, connections, record, drain, leave, status, task }
+    }
+
+    pub async fn until(&mut self, what: &str, wanted: impl Fn(&TunnelState) -> bool) {
+        in_time(what, self.status.wait_for(|status| wanted(&status.state))).await.unwrap();
+    }
+
+    pub fn id(&self) -> NodeId {
+        self.key.id()
+    }
+}
+
+/// Two ends over memory with the node's end served.
+pub fn served_memory() -> (Arc<dyn Link>, Arc<TestServices>, mpsc::UnboundedReceiver<DuplexStream>) {
+    let (entry, node) = hedgerow_tunnel::memory::pair(NodeId([1; 32]), NodeId([2; 32]));
+    let (services, connections) = TestServices::new();
+    let (serving, drain) = (services.clone(), watch::Sender::new(DrainState::Running));
+    tokio::spawn(async move {
+        hedgerow_tunnel::serve_link(Arc::new(node), serving, drain.subscribe(), Arc::default()).await;
+    });
+    (Arc::new(entry), services, connections)
+}

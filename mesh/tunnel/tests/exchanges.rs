@@ -1,0 +1,144 @@
+//! Exchanges over a connection in memory: frames, verdicts, reuse and cancellation.
+
+mod common;
+
+use std::sync::atomic::Ordering;
+
+use common::{in_time, preface, served_memory};
+use hedgerow_proto::frame::{Refusal, Release};
+use hedgerow_tunnel::{Breakage, Verdict, exchange};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+#[tokio::test]
+async fn bytes_reach_the_service_and_its_answer_comes_back_and_the_connection_is_kept() {
+    let (link, services, mut connections) = served_memory();
+    let (mut io, handle) = exchange(link.open().await.unwrap());
+    for round in 0..3_u8 {
+        handle.begin(&preface("echo"));
+        io.write_all(&[round; 10_000]).await.unwrap();
+        io.flush().await.unwrap();
+        if round == 0 {
+            let mut service = in_time("a connection", connections.recv()).await.unwrap();
+            tokio::spawn(async move {
+                let mut buf = [0; 1000];
+                while let Ok(got @ 1..) = service.read(&mut buf).await {
+                    service.write_all(&buf[..got]).await.unwrap();
+                }
+            });
+        }
+        let mut back = vec![0; 10_000];
+        in_time("the echo", io.read_exact(&mut back)).await.unwrap();
+        assert_eq!(back, vec![round; 10_000]);
+        assert_eq!(handle.verdict_now(), Some(Verdict::Accepted));
+        assert!(handle.answer_began());
+        handle.release(Release::Keep);
+    }
+    in_time("the slot", async {
+        while services.taken.load(Ordering::SeqCst) > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(connections.try_recv().is_err(), "one connection served all three");
+}
+
+#[tokio::test]
+async fn a_refusal_is_a_verdict_and_nothing_reaches_a_service() {
+    let (link, _services, mut connections) = served_memory();
+    let (mut io, handle) = exchange(link.open().await.unwrap());
+    handle.begin(&preface("nobody-has-it"));
+    io.write_all(b"POST").await.unwrap();
+    let mut byte = [0];
+    assert!(in_time("the refusal", io.read(&mut byte)).await.is_err());
+    assert_eq!(handle.verdict().await, Verdict::Refused(Refusal::UnknownService));
+    assert!(connections.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn the_third_exchange_of_a_service_with_two_slots_is_refused_until_one_is_released() {
+    let (link, services, _connections) = served_memory();
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let (mut io, handle) = exchange(link.open().await.unwrap());
+        handle.begin(&preface("echo"));
+        io.write_all(b"x").await.unwrap();
+        let reading = tokio::spawn(async move { io.read_u8().await });
+        assert_eq!(in_time("a verdict", handle.verdict()).await, Verdict::Accepted);
+        held.push((handle, reading));
+    }
+    let (mut io, handle) = exchange(link.open().await.unwrap());
+    handle.begin(&preface("echo"));
+    io.write_all(b"x").await.unwrap();
+    assert!(io.read_u8().await.is_err());
+    assert_eq!(handle.verdict().await, Verdict::Refused(Refusal::Full));
+    let (first, reading) = held.remove(0);
+    first.abort();
+    assert!(in_time("the reader", reading).await.unwrap().is_err());
+    in_time("the slot", async {
+        while services.taken.load(Ordering::SeqCst) > 1 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_abort_closes_the_services_connection_even_when_it_does_not_read() {
+    let (link, services, mut connections) = served_memory();
+    let (mut io, handle) = exchange(link.open().await.unwrap());
+    handle.begin(&preface("echo"));
+    let writing = tokio::spawn(async move {
+        // More than all windows together: back-pressure holds it.
+        while io.write_all(&[0; 65536]).await.is_ok() {}
+    });
+    let mut service = in_time("a connection", connections.recv()).await.unwrap();
+    let mut some = [0; 10];
+    service.read_exact(&mut some).await.unwrap();
+    handle.abort();
+    in_time("the writer", writing).await.unwrap();
+    in_time("the end at the service", async { while let Ok(1..) = service.read(&mut some).await {} }).await;
+    in_time("the slot", async {
+        while services.taken.load(Ordering::SeqCst) > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(handle.breakage(), Some(Breakage::Aborted));
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_closes_without_an_answer_is_told_apart() {
+    let (link, _services, mut connections) = served_memory();
+    let (mut io, handle) = exchange(link.open().await.unwrap());
+    handle.begin(&preface("echo"));
+    io.write_all(b"1").await.unwrap();
+    let mut service = in_time("a connection", connections.recv()).await.unwrap();
+    assert_eq!(service.read_u8().await.unwrap(), b'1');
+    service.write_all(b"a").await.unwrap();
+    assert_eq!(in_time("the answer", io.read_u8()).await.unwrap(), b'a');
+    handle.release(Release::Keep);
+    handle.begin(&preface("echo"));
+    io.write_all(b"2").await.unwrap();
+    assert_eq!(in_time("the second request", service.read_u8()).await.unwrap(), b'2');
+    drop(service);
+    assert!(in_time("the break", io.read_u8()).await.is_err());
+    assert_eq!(handle.breakage(), Some(Breakage::StaleConnection));
+}
+
+#[tokio::test]
+async fn the_end_of_the_services_bytes_is_the_end_of_the_answer() {
+    let (link, _services, mut connections) = served_memory();
+    let (mut io, handle) = exchange(link.open().await.unwrap());
+    handle.begin(&preface("echo"));
+    io.write_all(b"GET").await.unwrap();
+    io.shutdown().await.unwrap();
+    let mut service = in_time("a connection", connections.recv()).await.unwrap();
+    let mut request = Vec::new();
+    in_time("the half-close", service.read_to_end(&mut request)).await.unwrap();
+    assert_eq!(request, b"GET");
+    service.write_all(b"whole").await.unwrap();
+    drop(service);
+    let mut answer = Vec::new();
+    in_time("the answer", io.read_to_end(&mut answer)).await.unwrap();
+    assert_eq!(answer, b"whole");
+}

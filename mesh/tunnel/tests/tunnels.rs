@@ -1,0 +1,138 @@
+//! Tunnels over real QUIC on loopback: joining, news, restarts, silence and leaving.
+
+mod common;
+
+use common::{Entry, Node, in_time, node_record, preface, sign};
+use hedgerow_proto::frame::RejectReason;
+use hedgerow_proto::key::SecretKey;
+use hedgerow_proto::record::Body;
+use hedgerow_tunnel::{DrainState, Liveness, Target, TunnelEvent, TunnelState, Verdict, exchange};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+fn loopback() -> std::net::SocketAddr {
+    ([127, 0, 0, 1], 0).into()
+}
+
+#[tokio::test]
+async fn a_node_joins_and_serves_and_tells_news_and_leaves() {
+    let mut entry = Entry::start(SecretKey::from_seed([9; 32]), 1, loopback());
+    let mut node = Node::start(2, entry.target());
+    let (tunnel, mut events) = entry.tunnel().await;
+    assert_eq!(tunnel.node(), node.id());
+    node.until("up", |state| matches!(state, TunnelState::Up(_))).await;
+
+    let (mut io, handle) = exchange(tunnel.open().await.unwrap());
+    let busy = tunnel.in_flight();
+    handle.begin(&preface("echo"));
+    io.write_all(b"ping").await.unwrap();
+    let mut service = in_time("a connection", node.connections.recv()).await.unwrap();
+    let mut got = [0; 4];
+    service.read_exact(&mut got).await.unwrap();
+
+    node.record.send_replace(node_record(&node.key, 2));
+    loop {
+        match in_time("news", events.recv()).await.unwrap() {
+            TunnelEvent::Record(_, record) if record.version.seq == 2 => break,
+            TunnelEvent::Record(..) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+
+    node.leave.set(sign(&node.key, 3, &Body::Leave)).unwrap();
+    node.drain.send_replace(DrainState::Draining);
+    loop {
+        match in_time("Leave", events.recv()).await.unwrap() {
+            TunnelEvent::Leave(..) => break,
+            TunnelEvent::Record(..) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(tunnel.liveness(), Liveness::Draining);
+    // What runs may finish.
+    service.write_all(b"pong").await.unwrap();
+    in_time("the answer", io.read_exact(&mut got)).await.unwrap();
+    assert_eq!(handle.verdict_now(), Some(Verdict::Accepted));
+    handle.release(hedgerow_proto::frame::Release::Close);
+    drop(busy);
+    node.until("drained", |state| matches!(state, TunnelState::Drained)).await;
+    in_time("the task", node.task).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_restarted_entry_is_noticed_by_a_reset_and_dialled_again() {
+    let key = SecretKey::from_seed([9; 32]);
+    let mut entry = Entry::start(key.clone(), 1, loopback());
+    let mut node = Node::start(3, entry.target());
+    entry.tunnel().await;
+    node.until("up", |state| matches!(state, TunnelState::Up(_))).await;
+    let address = entry.vanish().await;
+    let mut entry = Entry::start(key, 2, address);
+    let seen = in_time("the loss", node.status.wait_for(|s| matches!(s.state, TunnelState::Waiting { .. }))).await;
+    let TunnelState::Waiting { error, .. } = seen.unwrap().state.clone() else { unreachable!() };
+    assert!(error.contains("restarted"), "{error}");
+    entry.tunnel().await;
+    node.until("up again", |state| matches!(state, TunnelState::Up(_))).await;
+}
+
+#[tokio::test]
+async fn a_busy_tunnel_whose_node_falls_silent_is_suspect_and_then_closed() {
+    let mut entry = Entry::start(SecretKey::from_seed([9; 32]), 1, loopback());
+    // The node lives on a thread of its own that is stopped in the middle of everything, as a frozen process would be.
+    let target = entry.target();
+    let (freeze, frozen) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let node = Node::start(4, target);
+            loop {
+                if frozen.try_recv().is_ok() {
+                    // Until the test lets go of the channel.
+                    let _ = frozen.recv();
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            drop(node);
+        });
+    });
+    let (tunnel, _events) = entry.tunnel().await;
+    let (mut io, handle) = exchange(tunnel.open().await.unwrap());
+    handle.begin(&preface("echo"));
+    let busy = tunnel.in_flight();
+    io.write_all(b"x").await.unwrap();
+    let reading = tokio::spawn(async move { io.read_u8().await });
+    assert_eq!(in_time("a verdict", handle.verdict()).await, Verdict::Accepted);
+    freeze.send(()).unwrap();
+    in_time("suspicion", tunnel.suspected()).await;
+    assert_eq!(tunnel.liveness(), Liveness::Suspect);
+    drop(busy);
+    assert!(in_time("the break", reading).await.unwrap().is_err());
+    assert_eq!(tunnel.liveness(), Liveness::Closed);
+    drop(freeze);
+    thread.join().unwrap();
+}
+
+#[tokio::test]
+async fn another_federation_and_another_key_are_refused_with_words() {
+    let entry = Entry::start(SecretKey::from_seed([9; 32]), 1, loopback());
+    let stranger = Target { federation: hedgerow_proto::id::FederationId([5; 32]), ..entry.target() };
+    let mut node = Node::start(5, stranger);
+    node.until("an error", |s| matches!(s, TunnelState::Waiting { error, .. } if error.contains("federation"))).await;
+
+    let impostor = Target { entry: SecretKey::from_seed([8; 32]).id(), ..entry.target() };
+    let mut node = Node::start(6, impostor);
+    node.until("an error", |state| matches!(state, TunnelState::Waiting { .. })).await;
+}
+
+#[tokio::test]
+async fn a_record_that_another_key_signed_is_rejected() {
+    let entry = Entry::start(SecretKey::from_seed([9; 32]), 1, loopback());
+    let mut node = Node::start(7, entry.target());
+    node.record.send_replace(node_record(&SecretKey::from_seed([70; 32]), 1));
+    node.until("a rejection", |state| match state {
+        TunnelState::Rejected(reject) => reject.reason == RejectReason::Record,
+        TunnelState::Waiting { error, .. } => error.contains("another node"),
+        _ => false,
+    })
+    .await;
+}
