@@ -88,3 +88,54 @@ pub struct Version {
 pub struct Signed {
     bytes: bytes::Bytes,
 }
+/// tmp
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Body {
+    /// n
+    Node(NodeRecord),
+    /// l
+    Leave,
+}
+/// tmp
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// x
+    pub federation: FederationId,
+    /// x
+    pub writer: NodeId,
+    /// x
+    pub incarnation: u64,
+    /// x
+    pub version: Version,
+    /// x
+    pub body: Body,
+}
+impl Signed {
+    /// tmp
+    pub fn sign(
+        key: &SecretKey,
+        federation: FederationId,
+        incarnation: u64,
+        version: Version,
+        body: &Body,
+    ) -> Result<Signed, String> {
+        let mut b =
+            crate::wire::encode(&Record { federation, writer: key.id(), incarnation, version, body: body.clone() });
+        let s = key.sign(&b);
+        b.extend_from_slice(&s);
+        Ok(Signed { bytes: b.into() })
+    }
+    /// tmp
+    pub fn bytes(&self) -> &bytes::Bytes {
+        &self.bytes
+    }
+    /// tmp
+    pub fn open(bytes: bytes::Bytes, _f: FederationId, _l: &Limits) -> Result<(Signed, Record), String> {
+        let (b, s) = bytes.split_at(bytes.len().checked_sub(64).ok_or("too short")?);
+        let r: Record = crate::wire::decode(b, 4096).map_err(|e| e.to_string())?;
+        if !s.try_into().is_ok_and(|s| r.writer.verifies(b, s)) {
+            return Err("bad signature".into());
+        }
+        Ok((Signed { bytes: bytes.clone() }, r))
+    }
+}

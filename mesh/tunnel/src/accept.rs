@@ -301,14 +301,8 @@ pub async fn welcome(
         outgoing,
     });
     let watchdog = Watchdog::new(shared.clone());
-    let events = TunnelEvents {
-        shared: shared.clone(),
-        hello,
-        limits: limits.clone(),
-        control,
-        outgoing: to_write,
-        watchdog,
-    };
+    let events =
+        TunnelEvents { shared: shared.clone(), hello, limits: limits.clone(), control, outgoing: to_write, watchdog };
     Ok((Tunnel(shared), events, signed, record))
 }
 
@@ -442,9 +436,10 @@ impl TunnelEvents {
         }
     }
 
-    async fn lost(&self, reason: &str) -> TunnelEvent {
+    async fn lost(&mut self, reason: &str) -> TunnelEvent {
         self.shared.link.close(close::PROTOCOL, reason);
-        self.ended(self.shared.link.closed().await)
+        let closed = self.shared.link.closed().await;
+        self.ended(closed)
     }
 
     fn ended(&self, closed: LinkClosed) -> TunnelEvent {

@@ -268,7 +268,10 @@ pub(crate) async fn greet(link: Arc<dyn Link>, target: &Target) -> Result<Greete
         };
         if hello.federation != target.federation {
             let said = hello.federation;
-            return Err(TunnelError::Protocol(format!("its bootstrap said federation {}, its tunnel {said}", target.federation)));
+            return Err(TunnelError::Protocol(format!(
+                "its bootstrap said federation {}, its tunnel {said}",
+                target.federation
+            )));
         }
         Ok(Greeted { link, control, hello })
     })

@@ -156,7 +156,8 @@ pub struct QuicLink {
 impl QuicLink {
     fn new(connection: quinn::Connection) -> Result<Self, TunnelError> {
         let identity = connection.peer_identity();
-        let certificates = identity.and_then(|any| any.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().ok());
+        let certificates =
+            identity.and_then(|any| any.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().ok());
         let peer = certificates.and_then(|shown| tls::node_id(shown.first()?.as_ref())).ok_or(TunnelError::NoKey)?;
         Ok(Self { connection, peer })
     }

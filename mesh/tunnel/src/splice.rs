@@ -97,12 +97,7 @@ impl Splice<'_> {
         Poll::Pending
     }
 
-    fn poll_down(
-        &mut self,
-        cx: &mut Context<'_>,
-        stream: &mut BoxStream,
-        service: &mut BoxIo,
-    ) -> Poll<io::Result<()>> {
+    fn poll_down(&mut self, cx: &mut Context<'_>, stream: &mut BoxStream, service: &mut BoxIo) -> Poll<io::Result<()>> {
         loop {
             match self.down.state {
                 DownState::Read => {

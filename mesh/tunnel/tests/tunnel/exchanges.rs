@@ -1,10 +1,8 @@
 //! Exchanges over a connection in memory: frames, verdicts, reuse and cancellation.
 
-mod common;
-
 use std::sync::atomic::Ordering;
 
-use common::{in_time, preface, served_memory};
+use crate::common::{in_time, preface, served_memory};
 use hedgerow_proto::frame::{Refusal, Release};
 use hedgerow_tunnel::{Breakage, Verdict, exchange};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

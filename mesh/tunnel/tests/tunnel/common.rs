@@ -17,20 +17,22 @@ use hedgerow_tunnel::{
     TunnelEvent, TunnelState, TunnelStatus, maintain, quic, welcome,
 };
 use tokio::io::DuplexStream;
+use tokio::net::UdpSocket;
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-pub async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(crate) async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
 }
 
-pub fn federation() -> FederationId {
+pub(crate) fn federation() -> FederationId {
     FederationId([1; 32])
 }
 
-pub fn node_record(key: &SecretKey, seq: u64) -> Bytes {
+pub(crate) fn node_record(key: &SecretKey, seq: u64) -> Bytes {
     let record = NodeRecord {
         roles: Roles::Worker,
         location: "test".into(),
@@ -46,11 +48,11 @@ pub fn node_record(key: &SecretKey, seq: u64) -> Bytes {
     sign(key, seq, &Body::Node(record))
 }
 
-pub fn sign(key: &SecretKey, seq: u64, body: &Body) -> Bytes {
+pub(crate) fn sign(key: &SecretKey, seq: u64, body: &Body) -> Bytes {
     Signed::sign(key, federation(), 1, Version { epoch: 1, seq }, body).unwrap().bytes().clone()
 }
 
-pub fn preface(service: &str) -> Preface {
+pub(crate) fn preface(service: &str) -> Preface {
     Preface {
         kind: StreamKind::Http,
         service: Some(ServiceName::new(service).unwrap()),
@@ -61,11 +63,11 @@ pub fn preface(service: &str) -> Preface {
 }
 
 /// The far ends of the connections that the node opened to its service, for the test to play the service.
-pub struct TestServices {
-    pub capacity: usize,
-    pub taken: Arc<AtomicUsize>,
-    pub kept: Arc<Mutex<Vec<BoxIo>>>,
-    pub service_end: mpsc::UnboundedSender<DuplexStream>,
+pub(crate) struct TestServices {
+    pub(crate) capacity: usize,
+    pub(crate) taken: Arc<AtomicUsize>,
+    pub(crate) kept: Arc<Mutex<Vec<BoxIo>>>,
+    pub(crate) service_end: mpsc::UnboundedSender<DuplexStream>,
 }
 
 struct TestSlot(Arc<AtomicUsize>, Arc<Mutex<Vec<BoxIo>>>);
@@ -83,7 +85,7 @@ impl Slot for TestSlot {
 }
 
 impl TestServices {
-    pub fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<DuplexStream>) {
+    pub(crate) fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<DuplexStream>) {
         let (service_end, connections) = mpsc::unbounded_channel();
         (Arc::new(Self { capacity: 2, taken: Arc::default(), kept: Arc::default(), service_end }), connections)
     }
@@ -111,66 +113,119 @@ impl Services for TestServices {
 }
 
 /// An entry on a port of loopback: hands over each tunnel that comes up, and then its events.
-pub struct Entry {
-    pub identity: EntryIdentity,
-    pub address: SocketAddr,
-    pub tunnels: mpsc::UnboundedReceiver<(Tunnel, mpsc::UnboundedReceiver<TunnelEvent>)>,
-    endpoint: quinn::Endpoint,
-    task: JoinHandle<()>,
+pub(crate) struct Entry {
+    pub(crate) identity: EntryIdentity,
+    pub(crate) address: SocketAddr,
+    pub(crate) tunnels: mpsc::UnboundedReceiver<(Tunnel, mpsc::UnboundedReceiver<TunnelEvent>)>,
+    runtime: Option<Runtime>,
 }
 
 impl Entry {
-    pub fn start(key: SecretKey, incarnation: u64, address: SocketAddr) -> Self {
+    /// On a runtime of its own, that can end as a process does.
+    pub(crate) fn start(key: SecretKey, incarnation: u64, address: SocketAddr) -> Self {
         let identity = EntryIdentity { key, federation: federation(), incarnation };
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
         let (socket, _) = quic::bind(address, false).unwrap();
-        let endpoint = quic::listen(&identity, socket).unwrap();
-        let address = endpoint.local_addr().unwrap();
-        let acceptor = Arc::new(quic::Acceptor::new(&identity).unwrap());
+        let address = socket.local_addr().unwrap();
         let (up, tunnels) = mpsc::unbounded_channel();
-        let accepting = endpoint.clone();
-        let task = tokio::spawn(async move {
-            while let Some(incoming) = accepting.accept().await {
-                let (acceptor, up) = (acceptor.clone(), up.clone());
-                tokio::spawn(async move {
-                    let Ok(link) = acceptor.handshake(incoming).await else { return };
-                    let hello = Hello { federation: federation(), incarnation, shard: 0, shards: 1 };
-                    let welcomed = welcome(Arc::new(link), hello, &Limits::PRODUCTION, &Open).await;
-                    let Ok((tunnel, mut events, _, _)) = welcomed else { return };
-                    let (say, said) = mpsc::unbounded_channel();
-                    let _ = up.send((tunnel, said));
-                    loop {
-                        let event = events.next().await;
-                        let last = matches!(event, TunnelEvent::Closed(_));
-                        if say.send(event).is_err() || last {
-                            return;
-                        }
-                    }
-                });
-            }
-        });
-        Self { identity, address, tunnels, endpoint, task }
+        runtime.spawn(accept_all(identity.clone(), socket, up));
+        Self { identity, address, tunnels, runtime: Some(runtime) }
     }
 
-    pub async fn tunnel(&mut self) -> (Tunnel, mpsc::UnboundedReceiver<TunnelEvent>) {
+    pub(crate) async fn tunnel(&mut self) -> (Tunnel, mpsc::UnboundedReceiver<TunnelEvent>) {
         in_time("a tunnel", self.tunnels.recv()).await.unwrap()
     }
 
-    pub fn target(&self) -> Target {
+    pub(crate) fn target(&self) -> Target {
         Target { addresses: vec![self.address], entry: self.identity.key.id(), federation: federation() }
-    }
-
-    /// As `kill -9` does it: the socket goes and nothing is said.
-    pub async fn vanish(self) -> SocketAddr {
-        self.task.abort();
-        // The old socket goes with the endpoint's driver; a fresh one in its place drops what the endpoint still sends.
-        let spare = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        spare.set_nonblocking(true).unwrap();
-        self.endpoint.rebind(spare).unwrap();
-        self.address
     }
 }
 
-pub struct Fixed(pub Mutex<Target>);
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// A port in front of an entry that can be turned to another one: to the node it looks as if the process behind its
+/// address was killed and started again.
+pub(crate) struct Turnstile {
+    pub(crate) address: SocketAddr,
+    target: Arc<Mutex<SocketAddr>>,
+    task: JoinHandle<()>,
+}
+
+impl Turnstile {
+    pub(crate) async fn to(target: SocketAddr) -> Self {
+        let outside = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let inside = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = outside.local_addr().unwrap();
+        let target = Arc::new(Mutex::new(target));
+        let towards = target.clone();
+        let task = tokio::spawn(async move {
+            let (mut up, mut down) = (vec![0; 65536], vec![0; 65536]);
+            let mut node = None;
+            loop {
+                tokio::select! {
+                    Ok((got, from)) = outside.recv_from(&mut up) => {
+                        node = Some(from);
+                        let to = *towards.lock().unwrap();
+                        let _ = inside.send_to(&up[..got], to).await;
+                    }
+                    Ok((got, from)) = inside.recv_from(&mut down) => {
+                        let current = *towards.lock().unwrap() == from;
+                        if let (Some(node), true) = (node, current) {
+                            let _ = outside.send_to(&down[..got], node).await;
+                        }
+                    }
+                }
+            }
+        });
+        Self { address, target, task }
+    }
+
+    pub(crate) fn turn(&self, to: SocketAddr) {
+        *self.target.lock().unwrap() = to;
+    }
+}
+
+impl Drop for Turnstile {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn accept_all(
+    identity: EntryIdentity,
+    socket: std::net::UdpSocket,
+    up: mpsc::UnboundedSender<(Tunnel, mpsc::UnboundedReceiver<TunnelEvent>)>,
+) {
+    let endpoint = quic::listen(&identity, socket).unwrap();
+    let acceptor = Arc::new(quic::Acceptor::new(&identity).unwrap());
+    while let Some(incoming) = endpoint.accept().await {
+        let (acceptor, up, incarnation) = (acceptor.clone(), up.clone(), identity.incarnation);
+        tokio::spawn(async move {
+            let Ok(link) = acceptor.handshake(incoming).await else { return };
+            let hello = Hello { federation: federation(), incarnation, shard: 0, shards: 1 };
+            let welcomed = welcome(Arc::new(link), hello, &Limits::PRODUCTION, &Open).await;
+            let Ok((tunnel, mut events, _, _)) = welcomed else { return };
+            let (say, said) = mpsc::unbounded_channel();
+            let _ = up.send((tunnel, said));
+            loop {
+                let event = events.next().await;
+                let last = matches!(event, TunnelEvent::Closed(_));
+                if say.send(event).is_err() || last {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+pub(crate) struct Fixed(pub(crate) Mutex<Target>);
 
 impl Directory for Fixed {
     fn target(&self) -> BoxFuture<'_, Result<Target, String>> {
@@ -179,19 +234,18 @@ impl Directory for Fixed {
     }
 }
 
-pub struct Node {
-    pub key: SecretKey,
-    pub services: Arc<TestServices>,
-    pub connections: mpsc::UnboundedReceiver<DuplexStream>,
-    pub record: watch::Sender<Bytes>,
-    pub drain: watch::Sender<DrainState>,
-    pub leave: Arc<OnceLock<Bytes>>,
-    pub status: watch::Receiver<TunnelStatus>,
-    pub task: JoinHandle<()>,
+pub(crate) struct Node {
+    pub(crate) key: SecretKey,
+    pub(crate) connections: mpsc::UnboundedReceiver<DuplexStream>,
+    pub(crate) record: watch::Sender<Bytes>,
+    pub(crate) drain: watch::Sender<DrainState>,
+    pub(crate) leave: Arc<OnceLock<Bytes>>,
+    pub(crate) status: watch::Receiver<TunnelStatus>,
+    pub(crate) task: JoinHandle<()>,
 }
 
 impl Node {
-    pub fn start(seed: u8, target: Target) -> Self {
+    pub(crate) fn start(seed: u8, target: Target) -> Self {
         let key = SecretKey::from_seed([seed; 32]);
         let (services, connections) = TestServices::new();
         let record = watch::Sender::new(node_record(&key, 1));
@@ -201,7 +255,7 @@ impl Node {
         let config = DialConfig {
             key: key.clone(),
             incarnation: u64::from(seed),
-            services: services.clone(),
+            services,
             record: record.subscribe(),
             leave: leave.clone(),
             drain: drain.subscribe(),
@@ -212,20 +266,20 @@ impl Node {
         let start = TunnelStatus { entry: None, state: TunnelState::Connecting, failures: 0 };
         let (say, status) = watch::channel(start);
         let task = tokio::spawn(maintain(config, Arc::new(Fixed(Mutex::new(target))), say));
-        Self { key, services, connections, record, drain, leave, status, task }
+        Self { key, connections, record, drain, leave, status, task }
     }
 
-    pub async fn until(&mut self, what: &str, wanted: impl Fn(&TunnelState) -> bool) {
+    pub(crate) async fn until(&mut self, what: &str, wanted: impl Fn(&TunnelState) -> bool) {
         in_time(what, self.status.wait_for(|status| wanted(&status.state))).await.unwrap();
     }
 
-    pub fn id(&self) -> NodeId {
+    pub(crate) fn id(&self) -> NodeId {
         self.key.id()
     }
 }
 
 /// Two ends over memory with the node's end served.
-pub fn served_memory() -> (Arc<dyn Link>, Arc<TestServices>, mpsc::UnboundedReceiver<DuplexStream>) {
+pub(crate) fn served_memory() -> (Arc<dyn Link>, Arc<TestServices>, mpsc::UnboundedReceiver<DuplexStream>) {
     let (entry, node) = hedgerow_tunnel::memory::pair(NodeId([1; 32]), NodeId([2; 32]));
     let (services, connections) = TestServices::new();
     let (serving, drain) = (services.clone(), watch::Sender::new(DrainState::Running));

@@ -1,8 +1,6 @@
 //! Tunnels over real QUIC on loopback: joining, news, restarts, silence and leaving.
 
-mod common;
-
-use common::{Entry, Node, in_time, node_record, preface, sign};
+use crate::common::{Entry, Node, Turnstile, in_time, node_record, preface, sign};
 use hedgerow_proto::frame::RejectReason;
 use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::record::Body;
@@ -62,15 +60,19 @@ async fn a_node_joins_and_serves_and_tells_news_and_leaves() {
 async fn a_restarted_entry_is_noticed_by_a_reset_and_dialled_again() {
     let key = SecretKey::from_seed([9; 32]);
     let mut entry = Entry::start(key.clone(), 1, loopback());
-    let mut node = Node::start(3, entry.target());
+    let turnstile = Turnstile::to(entry.address).await;
+    let mut node = Node::start(3, Target { addresses: vec![turnstile.address], ..entry.target() });
     entry.tunnel().await;
     node.until("up", |state| matches!(state, TunnelState::Up(_))).await;
-    let address = entry.vanish().await;
-    let mut entry = Entry::start(key, 2, address);
-    let seen = in_time("the loss", node.status.wait_for(|s| matches!(s.state, TunnelState::Waiting { .. }))).await;
-    let TunnelState::Waiting { error, .. } = seen.unwrap().state.clone() else { unreachable!() };
-    assert!(error.contains("restarted"), "{error}");
-    entry.tunnel().await;
+
+    let mut restarted = Entry::start(key, 2, loopback());
+    turnstile.turn(restarted.address);
+    node.until("the reset", |state| match state {
+        TunnelState::Waiting { error, .. } => error.contains("restarted"),
+        _ => false,
+    })
+    .await;
+    restarted.tunnel().await;
     node.until("up again", |state| matches!(state, TunnelState::Up(_))).await;
 }
 
@@ -95,7 +97,7 @@ async fn a_busy_tunnel_whose_node_falls_silent_is_suspect_and_then_closed() {
             drop(node);
         });
     });
-    let (tunnel, _events) = entry.tunnel().await;
+    let (tunnel, mut events) = entry.tunnel().await;
     let (mut io, handle) = exchange(tunnel.open().await.unwrap());
     handle.begin(&preface("echo"));
     let busy = tunnel.in_flight();
@@ -107,6 +109,7 @@ async fn a_busy_tunnel_whose_node_falls_silent_is_suspect_and_then_closed() {
     assert_eq!(tunnel.liveness(), Liveness::Suspect);
     drop(busy);
     assert!(in_time("the break", reading).await.unwrap().is_err());
+    while !matches!(in_time("the close", events.recv()).await, Some(TunnelEvent::Closed(_))) {}
     assert_eq!(tunnel.liveness(), Liveness::Closed);
     drop(freeze);
     thread.join().unwrap();
