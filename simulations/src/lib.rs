@@ -1,0 +1,20 @@
+//! The harness: everything that runs Hedgerow's real binaries as real processes and says what they did.
+//!
+//! ```text
+//! process  ─ start, watch, signal, measure one process; nothing outlives the harness
+//! binaries ─ find or build what is to be run
+//! service  ─ small HTTP services that keep evidence of what reached them
+//! client   ─ one request, or a load of them, with every failure and its reason
+//! federation ─ entry + nodes + services as processes
+//! demo, interop, bench ─ what a person runs
+//! ```
+//!
+//! The simulation in virtual time comes later and shares nothing with these but the crate.
+
+pub mod binaries;
+pub mod client;
+pub mod federation;
+pub mod guard;
+pub mod process;
+pub mod service;
+pub mod terminal;
