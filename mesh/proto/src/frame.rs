@@ -289,6 +289,8 @@ pub struct Join {
     pub lane: u16,
     /// The bytes of the node's signed record.
     pub record: Vec<u8>,
+    /// What a request to each of its services has as `Host`. For this entry alone: records are public, and this names hosts.
+    pub authorities: Vec<(ServiceName, String)>,
     /// What admission asks for (an invitation, a certificate); empty in an open federation.
     pub credentials: Vec<u8>,
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hedgerow_proto::frame::{Control, Hello, Join, Reject, RejectReason, Welcome, close};
-use hedgerow_proto::id::NodeId;
+use hedgerow_proto::id::{NodeId, ServiceName};
 use hedgerow_proto::limits::Limits;
 use hedgerow_proto::record::{Body, Record, Signed};
 use tokio::sync::{Notify, mpsc};
@@ -103,6 +103,7 @@ pub(crate) struct Shared {
     id: u64,
     lane: u16,
     incarnation: u64,
+    authorities: Vec<(ServiceName, String)>,
     in_flight: AtomicUsize,
     /// A request has begun on an idle tunnel: the watchdog looks at it from now on.
     pub(crate) became_busy: Notify,
@@ -139,6 +140,11 @@ impl Tunnel {
     /// Random for each run of the node.
     pub fn incarnation(&self) -> u64 {
         self.0.incarnation
+    }
+    /// What a request to this service has as `Host`: the service's own authority, as the node has told.
+    pub fn authority(&self, service: &str) -> Option<&str> {
+        let mut all = self.0.authorities.iter();
+        all.find(|(name, _)| name.as_str() == service).map(|(_, authority)| authority.as_str())
     }
     /// The node's address, for quotas and the admin listener only.
     pub fn remote(&self) -> Option<SocketAddr> {
@@ -291,6 +297,7 @@ pub async fn welcome(
         id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
         lane: join.lane,
         incarnation: join.incarnation,
+        authorities: join.authorities,
         in_flight: AtomicUsize::new(0),
         became_busy: Notify::new(),
         liveness: AtomicU8::new(Liveness::Live as u8),

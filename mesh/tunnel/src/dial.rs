@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use hedgerow_proto::frame::{Control, Hello, Join, Reject, Welcome, close};
-use hedgerow_proto::id::{FederationId, NodeId};
+use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
 use hedgerow_proto::key::SecretKey;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
@@ -57,6 +57,8 @@ pub struct DialConfig {
     pub incarnation: u64,
     /// What the node offers.
     pub services: Arc<dyn Services>,
+    /// What a request to each of its services has as `Host`.
+    pub authorities: Vec<(ServiceName, String)>,
     /// The bytes of the node's signed record; a new value is sent on.
     pub record: watch::Receiver<Bytes>,
     /// The bytes of the signed Leave: set before draining begins.
@@ -287,6 +289,7 @@ pub(crate) async fn join(config: &DialConfig, greeted: Greeted, lane: u16) -> Re
             incarnation: config.incarnation,
             lane,
             record: config.record.borrow().to_vec(),
+            authorities: config.authorities.clone(),
             credentials: Vec::new(),
         };
         control.write(&Control::Join(join)).await?;

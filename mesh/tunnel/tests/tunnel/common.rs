@@ -256,6 +256,7 @@ impl Node {
             key: key.clone(),
             incarnation: u64::from(seed),
             services,
+            authorities: vec![(ServiceName::new("echo").unwrap(), "localhost:8000".into())],
             record: record.subscribe(),
             leave: leave.clone(),
             drain: drain.subscribe(),

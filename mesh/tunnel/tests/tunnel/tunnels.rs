@@ -17,6 +17,7 @@ async fn a_node_joins_and_serves_and_tells_news_and_leaves() {
     let mut node = Node::start(2, entry.target());
     let (tunnel, mut events) = entry.tunnel().await;
     assert_eq!(tunnel.node(), node.id());
+    assert_eq!(tunnel.authority("echo"), Some("localhost:8000"));
     node.until("up", |state| matches!(state, TunnelState::Up(_))).await;
 
     let (mut io, handle) = exchange(tunnel.open().await.unwrap());
