@@ -121,15 +121,22 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// On a runtime of its own, that can end as a process does.
     pub(crate) fn start(key: SecretKey, incarnation: u64, address: SocketAddr) -> Self {
+        Self::start_shards(key, incarnation, address, 1)
+    }
+
+    /// On a runtime of its own, with so many endpoints on one port.
+    pub(crate) fn start_shards(key: SecretKey, incarnation: u64, address: SocketAddr, shards: u16) -> Self {
         let identity = EntryIdentity { key, federation: federation(), incarnation };
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-        let (socket, _) = quic::bind(address, false).unwrap();
-        let address = socket.local_addr().unwrap();
         let (up, tunnels) = mpsc::unbounded_channel();
-        runtime.spawn(accept_all(identity.clone(), socket, up));
+        let mut address = address;
+        for shard in 0..shards {
+            let (socket, _) = quic::bind(address, true).unwrap();
+            address = socket.local_addr().unwrap();
+            runtime.spawn(accept_all(identity.clone(), socket, (shard, shards), up.clone()));
+        }
         Self { identity, address, tunnels, runtime: Some(runtime) }
     }
 
@@ -201,6 +208,7 @@ impl Drop for Turnstile {
 async fn accept_all(
     identity: EntryIdentity,
     socket: std::net::UdpSocket,
+    (shard, shards): (u16, u16),
     up: mpsc::UnboundedSender<(Tunnel, mpsc::UnboundedReceiver<TunnelEvent>)>,
 ) {
     let endpoint = quic::listen(&identity, socket).unwrap();
@@ -209,7 +217,7 @@ async fn accept_all(
         let (acceptor, up, incarnation) = (acceptor.clone(), up.clone(), identity.incarnation);
         tokio::spawn(async move {
             let Ok(link) = acceptor.handshake(incoming).await else { return };
-            let hello = Hello { federation: federation(), incarnation, shard: 0, shards: 1 };
+            let hello = Hello { federation: federation(), incarnation, shard, shards };
             let welcomed = welcome(Arc::new(link), hello, &Limits::PRODUCTION, &Open).await;
             let Ok((tunnel, mut events, _, _)) = welcomed else { return };
             let (say, said) = mpsc::unbounded_channel();
@@ -261,7 +269,7 @@ impl Node {
             leave: leave.clone(),
             drain: drain.subscribe(),
             coordinators,
-            lanes_max: 1,
+            lanes_max: 4,
             seed: u64::from(seed),
         };
         let start = TunnelStatus { entry: None, state: TunnelState::Connecting, failures: 0 };

@@ -78,6 +78,21 @@ async fn a_restarted_entry_is_noticed_by_a_reset_and_dialled_again() {
 }
 
 #[tokio::test]
+async fn a_node_has_one_connection_to_each_thread_of_the_entry() {
+    let mut entry = Entry::start_shards(SecretKey::from_seed([9; 32]), 1, loopback(), 3);
+    let mut node = Node::start(8, entry.target());
+    let mut held = Vec::new();
+    let mut lanes = std::collections::BTreeSet::new();
+    for _ in 0..3 {
+        let (tunnel, events) = entry.tunnel().await;
+        assert_eq!(tunnel.node(), node.id());
+        assert!(lanes.insert(tunnel.lane()), "{} came twice", tunnel.lane());
+        held.push(events);
+    }
+    node.until("three connections", |state| matches!(state, TunnelState::Up(up) if up.connections == 3)).await;
+}
+
+#[tokio::test]
 async fn a_busy_tunnel_whose_node_falls_silent_is_suspect_and_then_closed() {
     let mut entry = Entry::start(SecretKey::from_seed([9; 32]), 1, loopback());
     // The node lives on a thread of its own that is stopped in the middle of everything, as a frozen process would be.
