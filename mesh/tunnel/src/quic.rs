@@ -59,15 +59,25 @@ fn is_local(address: IpAddr) -> bool {
     }
 }
 
-/// A UDP socket with large buffers. `shared`: other threads of this process bind the same address (SO_REUSEPORT). Returns the
-/// socket and the size of the receive buffer that the kernel gave, in bytes.
-pub fn bind(address: SocketAddr, shared: bool) -> io::Result<(std::net::UdpSocket, usize)> {
+/// Whether other sockets of this process are bound to the same address (SO_REUSEPORT): one for each thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// None are.
+    Alone,
+    /// This is the first: the address must be free, also of other processes that would share it.
+    First,
+    /// There is a first.
+    Further,
+}
+
+/// A UDP socket with large buffers, and the size of the receive buffer that the kernel gave, in bytes.
+pub fn bind(address: SocketAddr, sharing: Sharing) -> io::Result<(std::net::UdpSocket, usize)> {
     let kind = socket2::Type::DGRAM;
     let socket = socket2::Socket::new(socket2::Domain::for_address(address), kind, Some(socket2::Protocol::UDP))?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
-    if shared {
+    if sharing == Sharing::Further {
         socket.set_reuse_port(true)?;
     }
     // Too large a wish is cut by the kernel, not refused.
@@ -75,6 +85,10 @@ pub fn bind(address: SocketAddr, shared: bool) -> io::Result<(std::net::UdpSocke
     socket.set_send_buffer_size(tuning::UDP_BUFFER_BYTES)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    if sharing == Sharing::First {
+        // Only now: bound with it, the socket would join those of another process, and take half of its packets.
+        socket.set_reuse_port(true)?;
+    }
     // Linux reports twice what it grants (socket(7)).
     let granted = socket.recv_buffer_size()? / 2;
     Ok((socket.into(), granted))
@@ -138,7 +152,7 @@ async fn within_handshake<T>(handshake: impl Future<Output = T>) -> Result<T, Tu
 /// A node's side: a connection to this entry at this address, from a port of its own.
 pub async fn dial(key: &SecretKey, entry: NodeId, address: SocketAddr) -> Result<QuicLink, TunnelError> {
     let local: SocketAddr = if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
-    let (socket, _) = bind(local, false)?;
+    let (socket, _) = bind(local, Sharing::Alone)?;
     let tls = QuicClientConfig::try_from(tls::client(key, entry)?).map_err(TunnelError::config)?;
     let mut config = quinn::ClientConfig::new(Arc::new(tls));
     config.transport_config(transport(address.ip(), tuning::STREAMS_PER_CONNECTION_MAX));

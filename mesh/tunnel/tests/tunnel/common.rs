@@ -133,7 +133,8 @@ impl Entry {
         let (up, tunnels) = mpsc::unbounded_channel();
         let mut address = address;
         for shard in 0..shards {
-            let (socket, _) = quic::bind(address, true).unwrap();
+            let sharing = if shard == 0 { quic::Sharing::First } else { quic::Sharing::Further };
+            let (socket, _) = quic::bind(address, sharing).unwrap();
             address = socket.local_addr().unwrap();
             runtime.spawn(accept_all(identity.clone(), socket, (shard, shards), up.clone()));
         }

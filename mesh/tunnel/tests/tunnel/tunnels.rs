@@ -4,7 +4,7 @@ use crate::common::{Entry, Node, Turnstile, in_time, node_record, preface, sign}
 use hedgerow_proto::frame::RejectReason;
 use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::record::Body;
-use hedgerow_tunnel::{DrainState, Liveness, Target, TunnelEvent, TunnelState, Verdict, exchange};
+use hedgerow_tunnel::{DrainState, Liveness, Target, TunnelEvent, TunnelState, Verdict, exchange, quic};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn loopback() -> std::net::SocketAddr {
@@ -154,4 +154,12 @@ async fn a_record_that_another_key_signed_is_rejected() {
         _ => false,
     })
     .await;
+}
+
+#[test]
+fn a_port_that_another_process_shares_is_in_use() {
+    let (first, _) = quic::bind(loopback(), quic::Sharing::First).unwrap();
+    let address = first.local_addr().unwrap();
+    let _further = quic::bind(address, quic::Sharing::Further).unwrap();
+    assert_eq!(quic::bind(address, quic::Sharing::First).unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
 }
