@@ -304,6 +304,12 @@ impl RetryBudget {
         self.deposits += Self::PER_REQUEST;
     }
 
+    /// Whether there is a retry to take.
+    pub fn has(&mut self, now: Duration) -> bool {
+        self.advance(now);
+        self.deposits >= 1.0 || self.reserve >= 1.0
+    }
+
     /// Takes one retry, if there is one.
     pub fn withdraw(&mut self, now: Duration) -> bool {
         self.advance(now);

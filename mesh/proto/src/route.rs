@@ -294,6 +294,9 @@ impl PeakEwma {
     /// What a failure costs: slower than any healthy small service, and forgotten to the level of a 10 ms service
     /// within seven [`PeakEwma::DECAY`], so that the node gets another chance.
     pub const FAILURE: Duration = Duration::from_secs(10);
+    /// What an answer that is an error of the service costs at least: less than a broken one, since the request may be
+    /// to blame, and more than what healthy services take, since the node that errs fastest must not win either.
+    pub const ERROR_ANSWER: Duration = Duration::from_secs(1);
     /// After this long an old sample weighs 1/e.
     pub const DECAY: Duration = Duration::from_secs(10);
     /// What is assumed of a node that has not answered anything yet: little, so that it is tried.
@@ -307,6 +310,11 @@ impl PeakEwma {
     /// Takes in an answer's latency.
     pub fn answered(&mut self, now: Duration, latency: Duration) {
         self.sample(now, latency);
+    }
+
+    /// Takes in the latency of an answer that is an error of the service (5xx).
+    pub fn answered_with_error(&mut self, now: Duration, latency: Duration) {
+        self.sample(now, latency.max(Self::ERROR_ANSWER));
     }
 
     /// Takes in a failure that took `latency` to show.

@@ -1,0 +1,197 @@
+//! Who offers what, and how busy each is: the seam to the caller's registry, and the live figures that the balancing
+//! reads.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use hedgerow_proto::id::{NodeId, ServiceName};
+use hedgerow_proto::retry::Attempts;
+use hedgerow_proto::route::{Contender, Field, PeakEwma, Standing, Target};
+use hedgerow_tunnel::{Liveness, Tunnel};
+use http::HeaderValue;
+
+use crate::clock::now;
+
+/// Who offers what, as this process knows it. Called for every request on its thread: it should read an immutable
+/// snapshot and wait for nothing.
+pub trait Directory {
+    /// The nodes that may answer for the target and have a tunnel, or `None`. Aliases of services are resolved here,
+    /// and so is the operator's policy on bare names. Offers whose own probe fails are left out.
+    fn find(&self, target: &Target<'_>) -> Option<Offer>;
+
+    /// What is known about a target that nobody can answer for now, for a person who asked for it: "known to 2 nodes,
+    /// both draining", or "no node has offered it; offered now: llm, ocr". No addresses.
+    fn known(&self, target: &Target<'_>) -> String;
+}
+
+/// A service and the nodes that can be asked for it.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    /// Its name, as the nodes know it.
+    pub service: ServiceName,
+    /// Each node once, with the tunnel that this thread prefers.
+    pub candidates: Arc<[Candidate]>,
+}
+
+/// A node that offers the service.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    pub(crate) node: NodeId,
+    pub(crate) tunnel: Tunnel,
+    pub(crate) capacity: u32,
+    pub(crate) load: Arc<Load>,
+    pub(crate) served_by: HeaderValue,
+    /// The service's own authority, where the node has told it.
+    pub(crate) host: Option<HeaderValue>,
+}
+
+impl Candidate {
+    /// The node at the other end of `tunnel`, which takes `capacity` requests for `service` at once, and whose load is
+    /// counted in `load` (from [`Loads::of`], so that it lives on when the snapshot is made anew).
+    pub fn new(service: &ServiceName, tunnel: Tunnel, capacity: u32, load: Arc<Load>) -> Self {
+        let node = tunnel.node();
+        let served_by = HeaderValue::try_from(node.to_string()).expect("hexadecimal digits");
+        let host = tunnel.authority(service.as_str()).and_then(|authority| HeaderValue::from_str(authority).ok());
+        Self { node, tunnel, capacity, load, served_by, host }
+    }
+
+    /// The node.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// How it is reached.
+    pub fn tunnel(&self) -> &Tunnel {
+        &self.tunnel
+    }
+
+    /// How the balancing sees it at `now` ([`crate::now`]): what `/mesh/why` shows.
+    pub fn contender(&self, now: Duration) -> Contender {
+        Contender {
+            standing: match self.tunnel.liveness() {
+                Liveness::Live => Standing::Live,
+                Liveness::Suspect => Standing::Suspect,
+                Liveness::Draining | Liveness::Closed => Standing::Out,
+            },
+            in_flight: self.load.in_flight(),
+            capacity: self.capacity,
+            cost_us: self.load.cost_us(now),
+        }
+    }
+}
+
+/// How busy one node is with one service: shared by all threads.
+#[derive(Debug)]
+pub struct Load {
+    in_flight: AtomicU32,
+    /// A [`PeakEwma`]. Two threads that update it at once may lose one sample, which is no matter.
+    cost: AtomicU64,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self { in_flight: AtomicU32::new(0), cost: AtomicU64::new(PeakEwma::new(now()).to_bits()) }
+    }
+}
+
+impl Load {
+    /// Requests that this process has with it.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Relaxed)
+    }
+
+    /// What an answer costs at `now`, in microseconds.
+    pub fn cost_us(&self, now: Duration) -> f32 {
+        PeakEwma::from_bits(self.cost.load(Relaxed)).cost_us(now)
+    }
+
+    pub(crate) fn update(&self, change: impl FnOnce(&mut PeakEwma)) {
+        let mut cost = PeakEwma::from_bits(self.cost.load(Relaxed));
+        change(&mut cost);
+        self.cost.store(cost.to_bits(), Relaxed);
+    }
+}
+
+/// One request that counts as in flight while this lives.
+pub(crate) struct Busy(Arc<Load>);
+
+impl Busy {
+    pub(crate) fn with(load: &Arc<Load>) -> Self {
+        load.in_flight.fetch_add(1, Relaxed);
+        Self(load.clone())
+    }
+
+    pub(crate) fn load(&self) -> &Load {
+        &self.0
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The loads of all nodes and services: asked when a snapshot is made, not for requests.
+#[derive(Debug, Default)]
+pub struct Loads {
+    known: Mutex<HashMap<(NodeId, ServiceName), Weak<Load>>>,
+}
+
+impl Loads {
+    /// The load of this node and service: the same for as long as anybody holds it.
+    pub fn of(&self, node: NodeId, service: &ServiceName) -> Arc<Load> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() == known.capacity() {
+            // Before it grows: what nobody holds any more makes room.
+            known.retain(|_, load| load.strong_count() > 0);
+        }
+        let slot = known.entry((node, service.clone())).or_default();
+        slot.upgrade().unwrap_or_else(|| {
+            let load = Arc::new(Load::default());
+            *slot = Arc::downgrade(&load);
+            load
+        })
+    }
+}
+
+/// The candidates of one request as the balancing sees them.
+pub(crate) struct Running<'a> {
+    pub(crate) candidates: &'a [Candidate],
+    pub(crate) attempts: &'a Attempts,
+    pub(crate) now: Duration,
+}
+
+impl Field for Running<'_> {
+    fn len(&self) -> usize {
+        self.candidates.len()
+    }
+
+    fn contender(&self, index: usize) -> Contender {
+        let candidate = &self.candidates[index];
+        let mut contender = candidate.contender(self.now);
+        if self.attempts.excludes(&candidate.node) {
+            contender.standing = Standing::Out;
+        }
+        contender
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_load_outlives_the_snapshot_that_asked_for_it_first() {
+        let loads = Loads::default();
+        let (node, service) = (NodeId([1; 32]), ServiceName::new("web").expect("a name"));
+        let load = loads.of(node, &service);
+        let busy = Busy::with(&load);
+        assert_eq!(loads.of(node, &service).in_flight(), 1);
+        assert_eq!(loads.of(NodeId([2; 32]), &service).in_flight(), 0);
+        drop(busy);
+        assert_eq!(load.in_flight(), 0);
+    }
+}
