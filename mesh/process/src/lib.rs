@@ -5,7 +5,9 @@
 
 pub mod cli;
 pub mod config;
+pub mod durable;
 pub mod exit;
+pub mod key_file;
 pub mod logging;
 pub mod ready_file;
 pub mod shutdown;
