@@ -91,6 +91,15 @@ impl Lab {
         Ok(Entry { lab: self.clone(), name: name.to_owned(), extra, process, http, tunnel, admin, ready })
     }
 
+    /// The last lines of each process's log.
+    pub fn log_tails(&self, lines: usize) -> String {
+        let entries = std::fs::read_dir(self.workdir.path()).into_iter().flatten().flatten();
+        let mut logs: Vec<_> =
+            entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "log")).collect();
+        logs.sort();
+        logs.iter().map(|log| crate::process::tail_of(log, lines)).collect()
+    }
+
     /// The command of an entry, without `--listen` and the like.
     pub fn entry_command(&self, name: &str) -> Launch {
         Launch::new(name, &self.binaries.entry)

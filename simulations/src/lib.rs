@@ -15,6 +15,7 @@ pub mod binaries;
 pub mod client;
 pub mod federation;
 pub mod guard;
+pub mod interop;
 pub mod process;
 pub mod service;
 pub mod terminal;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use hedgerow_process::exit::{Failure, report};
 use hedgerow_process::{cli, logging};
-use hedgerow_sim::{guard, service};
+use hedgerow_sim::{guard, interop, service};
 
 /// Runs Hedgerow's real binaries as real processes, and says what they did.
 #[derive(Debug, Parser)]
@@ -17,6 +17,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Tries what must hold, with real processes and other people's programs
+    Interop(interop::InteropArgs),
     /// One small HTTP service, for behind a worker
     Service(service::ServiceArgs),
     /// Becomes COMMAND, and ends when the harness ends
@@ -26,19 +28,21 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments: Arguments = cli::parse();
+    if let Err(failure) = logging::init(logging::LogFormat::Text) {
+        return report(Err(failure));
+    }
     report(run(arguments.command).map_err(|error| Failure::runtime(format!("{error:#}"))))
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Guard(args) => guard::run(args),
-        Command::Service(args) => {
-            logging::init(logging::LogFormat::Text)?;
-            tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
-                .enable_all()
-                .build()?
-                .block_on(service::run(args))
-        }
+        Command::Interop(args) => on_runtime(interop::run(args)),
+        Command::Service(args) => on_runtime(service::run(args)),
     }
+}
+
+fn on_runtime<F: Future<Output = anyhow::Result<()>>>(command: F) -> anyhow::Result<()> {
+    // Two threads are enough for a service, and leave a small machine to what is tried.
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(command)
 }

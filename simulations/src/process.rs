@@ -243,11 +243,18 @@ impl Process {
 
     /// The last lines of its log, to be shown when something went wrong.
     pub fn log_tail(&self, lines: usize) -> String {
-        let log = self.log();
-        let all: Vec<&str> = log.lines().collect();
-        let from = all.len().saturating_sub(lines);
-        all[from..].iter().map(|line| format!("    {} │ {line}\n", self.name)).collect()
+        tail_of(&self.log, lines)
     }
+}
+
+/// The last lines of a log file, each behind the name of its process.
+pub(crate) fn tail_of(log: &Path, lines: usize) -> String {
+    let name = log.file_stem().unwrap_or_default().to_string_lossy();
+    let bytes = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let all: Vec<&str> = text.lines().collect();
+    let from = all.len().saturating_sub(lines);
+    all[from..].iter().map(|line| format!("    {name} │ {line}\n")).collect()
 }
 
 impl Drop for Process {

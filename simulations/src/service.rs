@@ -18,6 +18,7 @@ mod routes;
 mod websocket;
 
 use evidence::Ledger;
+pub(crate) use routes::hex;
 
 /// Arguments of `hedgerow-sim service`.
 #[derive(Debug, Args)]

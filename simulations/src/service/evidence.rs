@@ -91,18 +91,27 @@ impl Drop for Run {
 #[derive(Debug)]
 pub struct Watched<B> {
     body: B,
-    run: Run,
+    run: Option<Run>,
     left_bytes: Option<u64>,
 }
 
-impl<B: Body> Watched<B> {
+impl<B: Body<Data = Bytes>> Watched<B> {
     /// Ends `run` with `body`, which is `length` bytes long if that is known: the server asks for no more than that, and so never
     /// hears of the body's end.
-    pub fn new(body: B, mut run: Run, length: Option<u64>) -> Self {
-        if body.is_end_stream() {
+    pub fn new(body: B, run: Run, length: Option<u64>) -> Self {
+        let ended = body.is_end_stream();
+        let mut watched = Self { left_bytes: length.or(body.size_hint().exact()), body, run: Some(run) };
+        if ended {
+            watched.end();
+        }
+        watched
+    }
+
+    /// Before the last byte is on its way, so that whoever has it finds the slot free.
+    fn end(&mut self) {
+        if let Some(mut run) = self.run.take() {
             run.complete();
         }
-        Self { left_bytes: length.or(body.size_hint().exact()), body, run }
     }
 }
 
@@ -122,7 +131,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Watched<B> {
             Poll::Ready(Some(Err(_))) | Poll::Pending => false,
         };
         if ended {
-            self.run.complete();
+            self.end();
         }
         polled
     }

@@ -164,7 +164,7 @@ fn bytes(run: Run, length: u64) -> Response<AnswerBody> {
 }
 
 /// The first bytes of `/bytes`, which repeat: every byte value, in an order that is not the obvious one.
-pub(crate) fn pattern(length: usize) -> Bytes {
+fn pattern(length: usize) -> Bytes {
     (0..length.min(PIECE_BYTES)).map(|index| (index * 167 + index / 256 * 13) as u8).collect()
 }
 

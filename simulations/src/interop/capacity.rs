@@ -1,0 +1,69 @@
+//! A service's capacity is its node's own decision, whoever asks.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+
+use super::{Check, must};
+use crate::client::load::{Failure, Load, Plan, Sample, Target};
+use crate::federation::{Lab, NodeSpec};
+use crate::service::Kind;
+
+pub(super) fn checks() -> Vec<Check> {
+    vec![
+        Check::new(
+            "capacity-one-entry",
+            "a service of capacity 2 never sees a third request at once from one entry",
+            &[],
+            one_entry,
+        ),
+        Check::new("capacity-two-doors", "nor from an entry and the node's own port together", &[], two_doors),
+    ]
+}
+
+async fn one_entry(lab: Arc<Lab>) -> Result<String> {
+    let entry = lab.entry("entry", &[]).await?;
+    let service = lab.service("kit", Kind::Kit).await?;
+    let _worker = lab.node(NodeSpec::worker("worker").offers("kit", service.listen, 2), &entry).await?;
+    let samples = Load::start(crowd(entry.http)).finished().await;
+    let (good, full) = judge(&samples)?;
+    let seen = service.evidence().await?.running_max;
+    must!(seen <= 2, "the service saw {seen} requests at once");
+    must!(seen == 2 && good > 0, "only {good} were served, {seen} at once: the check proves nothing");
+    Ok(format!("8 clients: {good} served, {full} told to come again, at most {seen} at once"))
+}
+
+async fn two_doors(lab: Arc<Lab>) -> Result<String> {
+    let entry = lab.entry("entry", &[]).await?;
+    let service = lab.service("kit", Kind::Kit).await?;
+    let worker = lab.node(NodeSpec::worker("worker").offers("kit", service.listen, 2), &entry).await?;
+    let own_port = worker.listen.context("the node has no port of its own")?;
+    let (public, lan) = (Load::start(crowd(entry.http)), Load::start(crowd(own_port)));
+    let (public, lan) = (judge(&public.finished().await)?, judge(&lan.finished().await)?);
+    let seen = service.evidence().await?.running_max;
+    must!(seen <= 2, "the service saw {seen} requests at once");
+    must!(public.0 > 0 && lan.0 > 0, "one door served nothing: {public:?} {lan:?}");
+    Ok(format!("served {} through the entry and {} through its own port, at most {seen} at once", public.0, lan.0))
+}
+
+fn crowd(to: SocketAddr) -> Plan {
+    let path = "/service/kit/slow?ms=20".to_owned();
+    let target = Target { label: "GET", method: "GET", path, body: Bytes::new(), expected: "kit", weight: 1 };
+    Plan { to, targets: vec![target], clients: 8, rest: Duration::from_millis(5), total: Some(200) }
+}
+
+/// How many were served and how many were told that it is full; anything else is wrong.
+fn judge(samples: &[Sample]) -> Result<(usize, usize)> {
+    let good = samples.iter().filter(|sample| sample.result.is_ok()).count();
+    let full = samples.iter().filter(|sample| matches!(sample.result, Err(Failure::Status(503, _)))).count();
+    let others: Vec<_> = samples
+        .iter()
+        .filter_map(|sample| sample.result.as_ref().err())
+        .filter(|failure| !matches!(failure, Failure::Status(503, _)))
+        .collect();
+    must!(others.is_empty(), "neither served nor told that it is full: {others:?}");
+    Ok((good, full))
+}
