@@ -1,0 +1,162 @@
+//! The command line, as clap reads it. What it means together with environment and file is [`crate::settings`]' matter.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use hedgerow_process::logging::LogFormat;
+use hedgerow_proto::id::NodeId;
+use serde::Deserialize;
+
+use crate::entry_url::EntryUrl;
+use crate::service_spec::ServiceSpec;
+
+/// Offers services of this machine through the public entries of a federation. The node dials out: no port needs to be
+/// open, and only the services that you name can be reached.
+#[derive(Debug, Parser)]
+#[command(name = "hedgerow-node", version, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Join a federation and serve until stopped (Ctrl-C drains; a second one stops at once)
+    Join(Box<JoinArgs>),
+    /// Show what the running node is doing
+    Status(StatusArgs),
+    /// Ask the running node to leave: it says so to the federation, finishes what it has, and ends
+    Leave(LeaveArgs),
+}
+
+/// The settings that `join` takes. Flags override the environment, which overrides the file.
+#[derive(Debug, Default, Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct JoinArgs {
+    /// The entry of the federation, for example https://example.org; several may be given
+    /// [env: HEDGEROW_ENTRY or COORDINATOR_URL, separated by commas]
+    #[arg(value_name = "ENTRY")]
+    pub entries: Vec<EntryUrl>,
+    /// A service to offer: its public name, where it listens, how many requests it takes at once [default: 16], and a path
+    /// that answers 2xx while it is well [default: taking a connection is enough]. May be given several times
+    /// [env: HEDGEROW_SERVICES, separated by commas]
+    #[arg(long = "service", value_name = "NAME=URL[;capacity=N][;health=/PATH]")]
+    pub services: Vec<ServiceSpec>,
+    /// What the node is in the federation: auto is a worker when services are named, else a coordinator
+    /// [env: HEDGEROW_ROLE] [default: auto]
+    #[arg(long, value_name = "ROLE")]
+    pub role: Option<RoleChoice>,
+    /// Where the node keeps its key; one running node each
+    /// [env: HEDGEROW_DATA_DIR] [default: $XDG_DATA_HOME/hedgerow or ~/.local/share/hedgerow]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Also serve this node's own services on this address, for this machine or its LAN; port 0 takes any
+    /// [env: HEDGEROW_LISTEN, or PORT with HOST] [default: not at all]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address)]
+    pub listen: Option<SocketAddr>,
+    /// Where a coordinator's libp2p listens; accepted for later, without effect in this version
+    /// [env: HEDGEROW_MESH_LISTEN]
+    #[arg(long, value_name = "MULTIADDR", value_parser = multiaddr)]
+    pub mesh_listen: Option<String>,
+    /// Where the node is, in your own words, shown to others; up to 64 bytes [env: HEDGEROW_LOCATION or LOCATION]
+    #[arg(long, value_name = "TEXT")]
+    pub location: Option<String>,
+    /// The key that an entry must have, 64 hexadecimal digits; needed for an entry over plain http at a public address. May
+    /// be given several times [env: HEDGEROW_ENTRY_KEY, separated by commas]
+    #[arg(long = "entry-key", value_name = "HEX")]
+    pub entry_keys: Vec<NodeId>,
+    /// Certificates in PEM that may vouch for an https entry, in place of the web's usual roots
+    /// [env: HEDGEROW_ENTRY_CA]
+    #[arg(long, value_name = "FILE")]
+    pub entry_ca: Option<PathBuf>,
+    /// A TOML file that says the same things under the same names [env: HEDGEROW_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Write node id and addresses to this file as JSON once a tunnel is up; it is removed at the end
+    /// [env: HEDGEROW_READY_FILE]
+    #[arg(long, value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
+    /// What a line of the log looks like; RUST_LOG filters [env: HEDGEROW_LOG_FORMAT] [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+const AFTER_HELP: &str = "\
+Flags override the environment, which overrides the file. An empty variable is an unset one.
+
+Of the names that older agents know, COORDINATOR_URL, LOCATION, and PORT with HOST are honoured. WORKER_ID, WORKER_TYPE, \
+USE_TUNNEL and TUNNEL_URL are not: a node's id is its key, its services are those that you name, and it always dials out.";
+
+/// Which running node is meant.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Which {
+    /// The data directory of the running node
+    /// [env: HEDGEROW_DATA_DIR] [default: $XDG_DATA_HOME/hedgerow or ~/.local/share/hedgerow]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The configuration file of the running node, if it names the data directory [env: HEDGEROW_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// What `status` takes.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Which node.
+    #[command(flatten)]
+    pub which: Which,
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `leave` takes.
+#[derive(Debug, Args)]
+pub struct LeaveArgs {
+    /// Which node.
+    #[command(flatten)]
+    pub which: Which,
+}
+
+/// What the operator wants the node to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RoleChoice {
+    /// Worker when services are named, else coordinator.
+    #[default]
+    Auto,
+    /// Holds the registry, offers nothing.
+    Coordinator,
+    /// Offers services.
+    Worker,
+    /// Both at once.
+    Both,
+}
+
+/// Reads the address of `--listen`.
+pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("{text:?} is not ADDRESS:PORT; write for example 127.0.0.1:8787 or 0.0.0.0:8787"))
+}
+
+/// Reads the address of `--mesh-listen`, as far as this version needs to know it.
+pub fn multiaddr(text: &str) -> Result<String, String> {
+    if text.starts_with('/') && text.len() > 1 {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is not a multiaddr; write for example /ip4/0.0.0.0/udp/4001/quic-v1"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

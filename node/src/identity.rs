@@ -1,0 +1,34 @@
+//! Who this node is: the key in its data directory, and what tells this run of it from others.
+
+use std::path::Path;
+
+use hedgerow_mesh::data_dir::DataDir;
+use hedgerow_process::exit::Failure;
+use hedgerow_proto::key::SecretKey;
+
+/// The node's key, for as long as no other process uses its data directory.
+pub struct Identity {
+    /// Raised on disk for this run.
+    pub epoch: u64,
+    /// Random for this run.
+    pub incarnation: u64,
+    data_dir: DataDir,
+}
+
+impl Identity {
+    /// Opens the data directory, or makes it.
+    pub fn open(path: &Path) -> Result<Self, Failure> {
+        let data_dir = DataDir::open(path)?;
+        let epoch = data_dir.raise_epoch()?;
+        let incarnation = getrandom::u64().map_err(|error| {
+            Failure::runtime(format!("the system gives no randomness: {error}"))
+                .means("two runs of this node could not be told apart, so it did not start")
+        })?;
+        Ok(Self { epoch, incarnation, data_dir })
+    }
+
+    /// The key.
+    pub fn key(&self) -> &SecretKey {
+        self.data_dir.key()
+    }
+}

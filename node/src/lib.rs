@@ -1,0 +1,30 @@
+//! The node that volunteers run: dials out to the entries of a federation and offers local services through them.
+//!
+//! ```text
+//! cli, settings ──▶ run ──▶ entries ──▶ bootstrap        one tunnel for each entry of each domain, kept up
+//!                    │         └──────▶ hedgerow_tunnel   requests come back down it
+//!                    ├────▶ services ──▶ pool             a slot and a connection for each request
+//!                    ├────▶ probe                         which services are up; goes into the signed record
+//!                    ├────▶ lan                           the same routes on a port of this machine
+//!                    └────▶ control ◀── status, leave     a socket in the data directory, for the same binary
+//! ```
+//!
+//! The node never parses the HTTP that it carries: it copies bytes between a stream of the tunnel and a connection to the
+//! service. It connects to nothing but the services that its operator named and the entries that he chose.
+
+pub mod bootstrap;
+pub mod cli;
+pub mod control;
+pub mod entries;
+pub mod entry_url;
+pub mod identity;
+pub mod node;
+pub mod own_record;
+pub mod patience;
+pub mod pool;
+pub mod probe;
+pub mod run;
+pub mod service_spec;
+pub mod services;
+pub mod settings;
+pub mod status;

@@ -1,0 +1,306 @@
+//! The running node, as its control socket and its parts see it: who it is, what it does, how far it is on its way out.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+use hedgerow_process::shutdown::{self, Shutdown};
+use hedgerow_proto::id::FederationId;
+use hedgerow_proto::record::{Body, Roles, ServiceHealth};
+use hedgerow_tunnel::{DialConfig, DrainState, TunnelState};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::control;
+use crate::entries::{Entries, EntryState, EntryView};
+use crate::identity::Identity;
+use crate::own_record::{Author, Profile, publish};
+use crate::services::{LocalService, LocalServices};
+use crate::status::{EntryStatus, LeaveProgress, ServiceStatus, Stage, Status, TunnelStage};
+
+/// One connection for each of an entry's threads, up to this many.
+const LANES_MAX: u16 = hedgerow_tunnel::tuning::LANES_MAX;
+/// Lists of coordinators that wait to be read. A hint that finds no room is dropped: the next one says the same.
+const COORDINATOR_HINTS: usize = 4;
+
+/// What every part of the node may know.
+pub struct Node {
+    /// Its key, epoch and incarnation.
+    pub identity: Identity,
+    /// What it says of itself beside its services.
+    pub profile: Profile,
+    /// What it offers.
+    pub services: Arc<LocalServices>,
+    /// How far it is on its way out.
+    pub shutdown: Shutdown,
+    /// Tells its tunnels.
+    pub drain: watch::Sender<DrainState>,
+    /// Where its key is.
+    pub data_dir: PathBuf,
+    started: Instant,
+    listen: OnceLock<SocketAddr>,
+    entries: OnceLock<Arc<Entries>>,
+    memberships: Mutex<HashMap<FederationId, Membership>>,
+    progress: watch::Sender<Option<LeaveProgress>>,
+    random: Mutex<fastrand::Rng>,
+}
+
+/// The node's part in one federation: it signs a record for each.
+struct Membership {
+    author: Arc<Author>,
+    config: DialConfig,
+}
+
+impl Node {
+    /// One that has no entries yet.
+    pub fn new(
+        identity: Identity,
+        profile: Profile,
+        services: Arc<LocalServices>,
+        shutdown: Shutdown,
+        data_dir: PathBuf,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            profile,
+            services,
+            shutdown,
+            drain: watch::Sender::new(DrainState::Running),
+            data_dir,
+            started: Instant::now(),
+            listen: OnceLock::new(),
+            entries: OnceLock::new(),
+            memberships: Mutex::default(),
+            progress: watch::Sender::new(None),
+            // For jitter, not for secrets: the incarnation is random, so this is too.
+            random: Mutex::new(fastrand::Rng::with_seed(identity.incarnation)),
+            identity,
+        })
+    }
+
+    /// Notes where it serves on the LAN; once.
+    pub fn set_listen(&self, address: SocketAddr) {
+        // There is one LAN port, opened once at the start.
+        let _ = self.listen.set(address);
+    }
+
+    /// Notes its entries; once.
+    pub fn set_entries(&self, entries: Arc<Entries>) {
+        let _ = self.entries.set(entries);
+    }
+
+    /// Where it serves on the LAN.
+    pub fn listen(&self) -> Option<SocketAddr> {
+        self.listen.get().copied()
+    }
+
+    /// Its entries as they are now.
+    pub fn entries(&self) -> Vec<EntryView> {
+        self.entries.get().map(|entries| entries.view()).unwrap_or_default()
+    }
+
+    /// The federation of the first entry whose tunnel is up.
+    pub fn federation(&self) -> Option<FederationId> {
+        let up = |entry: &EntryView| matches!(&entry.state, EntryState::Known(status) if matches!(status.state, TunnelState::Up(_)));
+        self.entries().iter().find(|entry| up(entry)).and_then(|entry| entry.federation)
+    }
+
+    /// A number for jitter and the like, another one each time.
+    pub fn seed(&self) -> u64 {
+        self.random.lock().unwrap_or_else(PoisonError::into_inner).u64(..)
+    }
+
+    /// Requests running now, by tunnel or LAN.
+    pub fn running(&self) -> u32 {
+        self.services.iter().map(|service| service.in_use()).sum()
+    }
+
+    /// What the tunnels of one federation share; the node joins it if it has not.
+    pub fn dial_config(&self, federation: FederationId) -> Result<DialConfig, String> {
+        let mut memberships = self.memberships.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(membership) = memberships.get(&federation) {
+            return Ok(membership.config.clone());
+        }
+        let Identity { epoch, incarnation, .. } = &self.identity;
+        let key = self.identity.key();
+        let author = Arc::new(Author::new(key.clone(), federation, *incarnation, *epoch));
+        let record = publish(author.clone(), self.profile.clone(), self.services.clone())
+            .map_err(|error| format!("this node's record cannot be signed: {error}"))?;
+        let (coordinators, mut hints) = mpsc::channel::<Vec<Vec<u8>>>(COORDINATOR_HINTS);
+        tokio::spawn(async move {
+            while let Some(records) = hints.recv().await {
+                tracing::debug!(count = records.len(), "the entry tells of coordinators");
+            }
+        });
+        let config = DialConfig {
+            key: key.clone(),
+            incarnation: *incarnation,
+            services: self.services.clone(),
+            authorities: self
+                .services
+                .iter()
+                .map(|service| (service.spec.name.clone(), service.spec.address.authority()))
+                .collect(),
+            record,
+            leave: Arc::new(OnceLock::new()),
+            drain: self.drain.subscribe(),
+            coordinators,
+            lanes_max: LANES_MAX,
+            seed: self.seed(),
+        };
+        memberships.insert(federation, Membership { author, config: config.clone() });
+        Ok(config)
+    }
+
+    /// Says Leave in every federation and takes nothing new.
+    pub fn begin_to_leave(&self) {
+        for membership in self.memberships.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            match membership.author.sign(&Body::Leave) {
+                // Set once: whoever leaves twice has left.
+                Ok(leave) => drop(membership.config.leave.set(leave)),
+                Err(error) => {
+                    tracing::error!(%error, "the Leave cannot be signed; the entries will notice by themselves")
+                }
+            }
+        }
+        self.drain.send_replace(DrainState::Draining);
+    }
+
+    /// Ready when whoever asked it to leave has been told of the end.
+    pub async fn told(&self) {
+        self.progress.closed().await;
+    }
+
+    /// Tells whoever asked it to leave.
+    pub fn report(&self, progress: LeaveProgress) {
+        self.progress.send_if_modified(|now| {
+            let news = now.as_ref() != Some(&progress);
+            *now = Some(progress);
+            news
+        });
+    }
+}
+
+impl control::Node for Node {
+    fn status(&self) -> Status {
+        let services: Vec<_> = self.services.iter().map(|service| service_status(service)).collect();
+        Status {
+            node_id: self.identity.key().id().to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            role: role_word(self.profile.roles).to_owned(),
+            location: self.profile.location.clone(),
+            pid: std::process::id(),
+            data_dir: self.data_dir.display().to_string(),
+            uptime_ms: ms(self.started.elapsed()),
+            stage: match self.shutdown.stage() {
+                shutdown::Stage::Running => Stage::Running,
+                shutdown::Stage::Draining | shutdown::Stage::Stopping => Stage::Draining,
+            },
+            listen: self.listen().map(|address| address.to_string()),
+            requests: services.iter().map(|service| service.requests).sum(),
+            requests_running: services.iter().map(|service| service.in_use).sum(),
+            entries: self.entries().into_iter().map(entry_status).collect(),
+            services,
+        }
+    }
+
+    fn leave(&self) -> BoxStream<'static, LeaveProgress> {
+        let mut progress = self.progress.subscribe();
+        // A second one who asks hears at once how far it is.
+        progress.mark_changed();
+        self.shutdown.drain();
+        // After its end there is nothing more to tell. The stream goes on all the same, so that the connection breaks when the
+        // process has ended and whoever asked knows that too.
+        stream::unfold(Some(progress), |progress| async move {
+            let Some(mut progress) = progress else { return std::future::pending().await };
+            let now = loop {
+                progress.changed().await.ok()?;
+                let now = progress.borrow_and_update().clone();
+                if let Some(now) = now {
+                    break now;
+                }
+            };
+            let ended = matches!(now, LeaveProgress::Left | LeaveProgress::Cut { .. });
+            if !ended {
+                return Some((now, Some(progress)));
+            }
+            Some((now, None))
+        })
+        .boxed()
+    }
+}
+
+/// As `--role` takes it.
+pub fn role_word(roles: Roles) -> &'static str {
+    match roles {
+        Roles::Worker => "worker",
+        Roles::Coordinator => "coordinator",
+        Roles::Both => "both",
+    }
+}
+
+fn service_status(service: &LocalService) -> ServiceStatus {
+    let (health, counts) = (service.health(), service.counts());
+    ServiceStatus {
+        name: service.spec.name.to_string(),
+        url: service.spec.address.to_string(),
+        up: health.state == ServiceHealth::Up,
+        for_ms: ms(health.since.elapsed()),
+        error: health.error,
+        capacity: service.spec.capacity,
+        in_use: service.in_use(),
+        requests: counts.taken,
+        refused_full: counts.refused_full,
+        refused_down: counts.refused_down,
+    }
+}
+
+fn entry_status(view: EntryView) -> EntryStatus {
+    let mut status = EntryStatus {
+        url: view.url,
+        addresses: view.addresses.iter().map(ToString::to_string).collect(),
+        entry_id: None,
+        federation: view.federation.map(|federation| federation.to_string()),
+        state: TunnelStage::Unreachable,
+        for_ms: ms(view.since.elapsed()),
+        rtt_ms: None,
+        connections: None,
+        observed: None,
+        error: None,
+        retry_in_ms: None,
+        failures: 0,
+    };
+    match view.state {
+        EntryState::Unreachable { error } => status.error = Some(error),
+        EntryState::Known(known) => {
+            status.entry_id = known.entry.map(|id| id.to_string());
+            status.failures = known.failures;
+            status.state = match known.state {
+                TunnelState::Connecting => TunnelStage::Connecting,
+                TunnelState::Up(up) => {
+                    status.rtt_ms = Some(up.rtt.as_secs_f64() * 1000.0);
+                    status.connections = Some(up.connections);
+                    status.observed = Some(up.observed);
+                    TunnelStage::Up
+                }
+                TunnelState::Waiting { error, until } => {
+                    status.error = Some(error);
+                    status.retry_in_ms = Some(ms(until.saturating_duration_since(Instant::now())));
+                    TunnelStage::Waiting
+                }
+                TunnelState::Rejected(reject) => {
+                    status.error = Some(reject.message);
+                    TunnelStage::Rejected
+                }
+                TunnelState::Drained => TunnelStage::Left,
+            };
+        }
+    }
+    status
+}
+
+fn ms(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

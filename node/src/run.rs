@@ -1,0 +1,230 @@
+//! `join`, from settings to the end of the process: opens what the node needs, joins, serves, drains.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hedgerow_process::exit::Failure;
+use hedgerow_process::ready_file::ReadyFile;
+use hedgerow_process::shutdown::Shutdown;
+use hedgerow_proto::id::FederationId;
+use hedgerow_proto::limits::Limits;
+use hedgerow_proto::record::Signed;
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tracing::{info, warn};
+
+use crate::bootstrap::Bootstrap;
+use crate::control::Control;
+use crate::entries::Entries;
+use crate::identity::Identity;
+use crate::node::{Node, role_word};
+use crate::own_record::{Author, Profile};
+use crate::probe;
+use crate::services::LocalServices;
+use crate::settings::Settings;
+use crate::status::LeaveProgress;
+
+/// How long requests may take to finish when the node leaves.
+const DRAIN_TIMEOUT: Duration = hedgerow_tunnel::tuning::DRAIN_TIMEOUT;
+/// How long the first look at the services may keep the node from joining.
+const FIRST_PROBES_WITHIN: Duration = Duration::from_secs(3);
+/// How often a node that leaves looks whether it is done.
+const DRAIN_TICK: Duration = Duration::from_millis(50);
+/// How long the last packets may take to get out once all is done.
+const LAST_PACKETS_WITHIN: Duration = Duration::from_millis(500);
+
+/// The content of the ready file.
+#[derive(Serialize)]
+struct Ready {
+    node_id: String,
+    federation: Option<String>,
+    listen: Option<String>,
+    entries: Vec<ReadyEntry>,
+    data_dir: String,
+    pid: u32,
+}
+
+#[derive(Serialize)]
+struct ReadyEntry {
+    url: String,
+    entry_id: Option<String>,
+    up: bool,
+}
+
+/// Runs the node until it is asked to leave, or cannot go on.
+pub async fn join(settings: Settings) -> Result<(), Failure> {
+    let identity = Identity::open(&settings.data_dir)?;
+    let mut ready_file = settings.ready_file.as_deref().map(ReadyFile::at).transpose()?;
+    let control = Control::bind(&settings.data_dir).map_err(|error| {
+        Failure::runtime(&error)
+            .means("`status` and `leave` could not reach the node, so it did not start")
+            .advice("use a --data-dir with a shorter path (a socket's path has about 100 bytes), on a local disk")
+    })?;
+    let bootstrap = Bootstrap::new(settings.entry_ca.as_deref(), settings.entry_keys.clone()).map_err(|error| {
+        Failure::usage(&error).means("no https entry could be proven").advice("correct --entry-ca, or leave it out")
+    })?;
+    let shutdown =
+        Shutdown::on_signals().map_err(|error| Failure::runtime(format!("cannot listen for signals: {error}")))?;
+    let services = Arc::new(LocalServices::new(settings.services.clone()));
+    let profile = Profile { roles: settings.roles, location: settings.location.clone() };
+    check_record(&identity, &profile, &services)?;
+    let node = Node::new(identity, profile, services, shutdown, settings.data_dir.clone());
+    greet(&settings, &node);
+
+    let control_task = tokio::spawn({
+        let node = node.clone();
+        async move { control.serve(node).await }
+    });
+    look_after_services(&node).await;
+    let config_for = {
+        let node = Arc::downgrade(&node);
+        Box::new(move |federation| node.upgrade().ok_or("the node is stopping")?.dial_config(federation))
+    };
+    let entries = Entries::new(bootstrap, config_for, node.seed());
+    node.set_entries(entries.clone());
+    let following = tokio::spawn(entries.clone().follow(settings.entries));
+
+    serve(&node, &entries, ready_file.as_mut()).await?;
+    following.abort();
+    let outcome = leave(&node, &entries).await;
+    // Nobody may be there to listen any more: the process ends all the same.
+    let _ = timeout(LAST_PACKETS_WITHIN, node.told()).await;
+    // Only now: whoever waits for the file to go, or for `leave` to end, may take the data directory over.
+    drop(ready_file);
+    control_task.abort();
+    outcome
+}
+
+/// A record that no entry would take is found out before the first one refuses it.
+fn check_record(identity: &Identity, profile: &Profile, services: &LocalServices) -> Result<(), Failure> {
+    let federation = FederationId([0; 32]);
+    let author = Author::new(identity.key().clone(), federation, identity.incarnation, identity.epoch);
+    author
+        .node(profile, services)
+        .and_then(|bytes| Signed::open(bytes, federation, &Limits::PRODUCTION))
+        .map(drop)
+        .map_err(|error| {
+            Failure::usage(format!("what this node would say of itself is not valid: {error}"))
+                .means("no entry would take it")
+                .advice("offer fewer services, or give them shorter names")
+        })
+}
+
+fn greet(settings: &Settings, node: &Node) {
+    let names: Vec<_> = node.services.iter().map(|service| service.spec.name.as_str()).collect();
+    info!(
+        node = %node.identity.key().id(),
+        role = role_word(settings.roles),
+        services = names.join(","),
+        data_dir = %settings.data_dir.display(),
+        "hedgerow-node {} starts",
+        env!("CARGO_PKG_VERSION")
+    );
+    if settings.services.is_empty() {
+        info!(
+            "no service is named: the node is a coordinator and offers nothing; --service NAME=http://127.0.0.1:PORT makes it a worker"
+        );
+    }
+    for name in &settings.ignored_variables {
+        info!(
+            variable = name,
+            "this variable is set and means nothing to this node: its id is its key, and it offers the services that are named"
+        );
+    }
+    if settings.mesh_listen.is_some() {
+        warn!("--mesh-listen has no effect in this version: coordinators have no libp2p connections to each other yet");
+    }
+}
+
+/// Starts the probes, and waits until each service is known to be up or down, so that the first record is true.
+async fn look_after_services(node: &Arc<Node>) {
+    let (known, mut all_known) = mpsc::channel::<()>(1);
+    for service in node.services.iter() {
+        let (services, service, known) = (node.services.clone(), service.clone(), known.clone());
+        tokio::spawn(async move { probe::watch(&services, &service, move || drop(known)).await });
+    }
+    let services = node.services.clone();
+    tokio::spawn(async move { services.sweep().await });
+    drop(known);
+    // Nothing is ever sent: the channel closes when the last service is known. One that takes longer is down for now.
+    let _ = timeout(FIRST_PROBES_WITHIN, all_known.recv()).await;
+}
+
+/// Until the node is asked to leave.
+async fn serve(
+    node: &Arc<Node>,
+    entries: &Arc<Entries>,
+    mut ready_file: Option<&mut ReadyFile>,
+) -> Result<(), Failure> {
+    let mut changes = entries.changes();
+    loop {
+        if entries.any_up()
+            && let Some(file) = ready_file.take()
+        {
+            file.write(&ready(node))?;
+        }
+        tokio::select! {
+            () = node.shutdown.draining() => return Ok(()),
+            _ = changes.changed() => {}
+        }
+    }
+}
+
+fn ready(node: &Node) -> Ready {
+    let entry = |view: crate::entries::EntryView| {
+        let crate::entries::EntryState::Known(status) = &view.state else {
+            return ReadyEntry { url: view.url, entry_id: None, up: false };
+        };
+        ReadyEntry {
+            entry_id: status.entry.map(|id| id.to_string()),
+            up: matches!(status.state, hedgerow_tunnel::TunnelState::Up(_)),
+            url: view.url,
+        }
+    };
+    Ready {
+        node_id: node.identity.key().id().to_string(),
+        federation: node.federation().map(|federation| federation.to_string()),
+        listen: node.listen().map(|address| address.to_string()),
+        entries: node.entries().into_iter().map(entry).collect(),
+        data_dir: node.data_dir.display().to_string(),
+        pid: std::process::id(),
+    }
+}
+
+/// Says Leave, lets what runs finish, and closes; or cuts it off after [`DRAIN_TIMEOUT`] or at the second signal.
+async fn leave(node: &Arc<Node>, entries: &Arc<Entries>) -> Result<(), Failure> {
+    let began = Instant::now();
+    let running = node.running();
+    node.report(LeaveProgress::Draining { running });
+    info!(running, "leaving: nothing new is taken, what runs may finish");
+    node.begin_to_leave();
+    let mut tick = interval(DRAIN_TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let finished = async {
+        loop {
+            tick.tick().await;
+            let running = node.running();
+            if entries.none_up() && running == 0 {
+                return;
+            }
+            node.report(LeaveProgress::Draining { running });
+        }
+    };
+    let done = tokio::select! {
+        in_time = timeout(DRAIN_TIMEOUT, finished) => in_time.is_ok(),
+        () = node.shutdown.stopping() => false,
+    };
+    // The close of a connection is a packet like any other: it has to get out.
+    let _ = timeout(LAST_PACKETS_WITHIN, entries.ended()).await;
+    let running = node.running();
+    if done || running == 0 {
+        info!(took_ms = began.elapsed().as_millis() as u64, "left");
+        node.report(LeaveProgress::Left);
+        return Ok(());
+    }
+    node.report(LeaveProgress::Cut { running });
+    let requests = if running == 1 { "1 request".to_owned() } else { format!("{running} requests") };
+    Err(Failure::runtime(format!("{requests} still ran and had to be cut off"))
+        .means("their clients see a broken answer, unless the entry could send them elsewhere"))
+}
