@@ -254,6 +254,11 @@ impl Service {
     }
 }
 
+/// How many nodes a registry as JSON holds.
+pub fn nodes_in(registry: &serde_json::Value) -> usize {
+    ["coordinators", "workers"].iter().filter_map(|kind| registry[kind].as_array()).map(Vec::len).sum()
+}
+
 /// An address of a ready file, which names one or a list of them.
 fn bound(ready: &serde_json::Value, name: &str) -> Result<SocketAddr> {
     let value = &ready[name];

@@ -13,6 +13,7 @@
 
 pub mod binaries;
 pub mod client;
+pub mod demo;
 pub mod federation;
 pub mod guard;
 pub mod interop;

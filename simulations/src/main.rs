@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use hedgerow_process::exit::{Failure, report};
 use hedgerow_process::{cli, logging};
-use hedgerow_sim::{guard, interop, service};
+use hedgerow_sim::{demo, guard, interop, service};
 
 /// Runs Hedgerow's real binaries as real processes, and says what they did.
 #[derive(Debug, Parser)]
@@ -17,6 +17,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// A federation on this machine, with traffic, and what becomes of it when things are killed
+    Demo(demo::DemoArgs),
     /// Tries what must hold, with real processes and other people's programs
     Interop(interop::InteropArgs),
     /// One small HTTP service, for behind a worker
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Guard(args) => guard::run(args),
+        Command::Demo(args) => on_runtime(demo::run(args)),
         Command::Interop(args) => on_runtime(interop::run(args)),
         Command::Service(args) => on_runtime(service::run(args)),
     }

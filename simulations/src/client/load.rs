@@ -144,9 +144,9 @@ impl Load {
         self.shared.samples().len()
     }
 
-    /// The samples from this one on: for a live view.
-    pub fn samples_from(&self, index: usize) -> Vec<Sample> {
-        self.shared.samples().get(index..).map(<[Sample]>::to_vec).unwrap_or_default()
+    /// For those who watch it while it runs.
+    pub fn view(&self) -> View {
+        View { shared: self.shared.clone() }
     }
 
     /// Waits until the planned total has been asked.
@@ -159,6 +159,19 @@ impl Load {
     pub async fn stop(self) -> Vec<Sample> {
         self.shared.stop.send_replace(true);
         self.finished().await
+    }
+}
+
+/// A look at a load that runs.
+#[derive(Debug, Clone)]
+pub struct View {
+    shared: Arc<Shared>,
+}
+
+impl View {
+    /// The samples from this one on.
+    pub fn samples_from(&self, index: usize) -> Vec<Sample> {
+        self.shared.samples().get(index..).map(<[Sample]>::to_vec).unwrap_or_default()
     }
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::{Check, must};
 use crate::client::load::{Load, Plan, Sample, Target, quantile, reasons};
 use crate::client::until;
-use crate::federation::{Entry, Lab, Node, NodeSpec, READY_WITHIN, Service};
+use crate::federation::{Entry, Lab, Node, NodeSpec, READY_WITHIN, Service, nodes_in};
 use crate::service::Kind;
 use crate::terminal::human;
 
@@ -125,11 +125,6 @@ async fn entry_restart(lab: Arc<Lab>) -> Result<String> {
     must!(first <= Duration::from_secs(2), "the first route took {first:?}");
     must!(all <= Duration::from_secs(5), "all nodes took {all:?}");
     Ok(format!("first route {}, all {expected} nodes {} after the start", human(first), human(all)))
-}
-
-/// How many nodes a registry as JSON holds.
-pub(crate) fn nodes_in(registry: &serde_json::Value) -> usize {
-    ["coordinators", "workers"].iter().filter_map(|kind| registry[kind].as_array()).map(Vec::len).sum()
 }
 
 async fn leave(lab: Arc<Lab>) -> Result<String> {
