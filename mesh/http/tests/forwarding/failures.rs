@@ -1,0 +1,201 @@
+//! Nodes that refuse, break, fall silent and die: what goes elsewhere, what does not, and what the client is told.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use hedgerow_proto::frame::{Refusal, close};
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::world::{AnyBody, Front, Node, Opened, in_time, on_a_shard, text, until};
+
+async fn hello(_: Request<Incoming>) -> Response<AnyBody> {
+    Response::new(text("hello"))
+}
+
+async fn problem(answer: Response<Incoming>) -> serde_json::Value {
+    serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap()
+}
+
+/// A service that reads a whole small request, counts it as run, says `says`, and dies.
+fn dies(runs: &Arc<AtomicUsize>, says: &'static str) -> impl Fn() -> Opened + Send + Sync + 'static {
+    let runs = runs.clone();
+    move || {
+        let (mine, mut theirs) = tokio::io::duplex(16 * 1024);
+        let runs = runs.clone();
+        tokio::spawn(async move {
+            let mut head = Vec::new();
+            while !head.windows(4).any(|four| four == b"\r\n\r\n") {
+                head.push(theirs.read_u8().await.unwrap());
+            }
+            runs.fetch_add(1, Ordering::SeqCst);
+            theirs.write_all(says.as_bytes()).await.unwrap();
+        });
+        Opened::Fresh(mine)
+    }
+}
+
+#[test]
+fn what_one_node_refuses_runs_on_another_whatever_the_method() {
+    on_a_shard(async {
+        let refusing = Node::by_hand(1, 8, || Opened::Refused(Refusal::Full)).await;
+        let runs = Arc::new(AtomicUsize::new(0));
+        let counted = runs.clone();
+        let willing = Node::with(2, 8, move |request: Request<Incoming>| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async move { Response::new(text(request.into_body().collect().await.unwrap().to_bytes())) }
+        })
+        .await;
+        let front = Front::before(&[&refusing, &willing]);
+        for round in 0..20 {
+            let answer = front.post("/service/web", format!("round {round}")).await;
+            assert_eq!(answer.status(), 200);
+            assert_eq!(answer.headers()["x-hedgerow-served-by"], willing.id.to_string());
+            assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), format!("round {round}"));
+        }
+        assert_eq!(runs.load(Ordering::SeqCst), 20);
+        assert!(front.stats.snapshot().refusals[0].1 > 0, "the other was asked too");
+    });
+}
+
+#[test]
+fn a_post_whose_service_dies_after_accept_is_502_unknown_and_never_runs_twice() {
+    on_a_shard(async {
+        let runs = Arc::new(AtomicUsize::new(0));
+        let (one, two) = (Node::by_hand(1, 8, dies(&runs, "")).await, Node::by_hand(2, 8, dies(&runs, "")).await);
+        let front = Front::before(&[&one, &two]);
+        for round in 1..=10 {
+            let answer = front.post("/service/web", "").await;
+            assert_eq!(answer.status(), 502);
+            let problem = problem(answer).await;
+            assert_eq!(
+                (problem["outcome"].as_str(), problem["code"].as_str()),
+                (Some("unknown"), Some("worker-failed"))
+            );
+            assert_eq!(problem["attempts"].as_array().map(Vec::len), Some(1));
+            assert_eq!(runs.load(Ordering::SeqCst), round);
+        }
+    });
+}
+
+#[test]
+fn a_get_whose_service_dies_is_answered_by_another_also_in_the_middle_of_a_small_answer() {
+    on_a_shard(async {
+        for says in ["", "HTTP/1.1 200 OK\r\ncontent-le", "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhel"] {
+            let runs = Arc::new(AtomicUsize::new(0));
+            let dying = Node::by_hand(1, 8, dies(&runs, says)).await;
+            let willing = Node::with(2, 8, hello).await;
+            let front = Front::before(&[&dying, &willing]);
+            for _ in 0..20 {
+                let answer = front.get("/service/web").await;
+                assert_eq!(answer.status(), 200);
+                assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "hello");
+            }
+            let ran = runs.load(Ordering::SeqCst);
+            assert!((1..=5).contains(&ran), "asked, and then avoided: {ran}");
+            assert_eq!(front.stats.snapshot().retries, ran as u64);
+        }
+    });
+}
+
+#[test]
+fn an_answer_that_breaks_after_its_beginning_was_passed_on_is_broken_off_and_not_begun_again() {
+    on_a_shard(async {
+        let runs = Arc::new(AtomicUsize::new(0));
+        let says = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n";
+        let (one, two) = (Node::by_hand(1, 8, dies(&runs, says)).await, Node::by_hand(2, 8, dies(&runs, says)).await);
+        let front = Front::before(&[&one, &two]);
+        let answer = front.get("/service/web").await;
+        assert_eq!(answer.status(), 200);
+        assert!(in_time("the end", answer.into_body().collect()).await.is_err());
+        assert_eq!(runs.load(Ordering::SeqCst), 1);
+        assert_eq!(front.stats.snapshot().broken_answers, 1);
+    });
+}
+
+#[test]
+fn a_kept_connection_that_has_closed_is_replaced_by_a_fresh_one_on_the_same_node() {
+    on_a_shard(async {
+        let first = std::sync::atomic::AtomicBool::new(true);
+        let node = Node::by_hand(1, 8, move || {
+            let (mine, mut theirs) = tokio::io::duplex(1024);
+            if first.swap(false, Ordering::SeqCst) {
+                return Opened::Kept(Box::new(mine));
+            }
+            tokio::spawn(async move {
+                let mut byte = [0; 1024];
+                let _ = theirs.read(&mut byte).await;
+                let _ = theirs.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nfresh").await;
+                // Open until the other end goes.
+                let _ = theirs.read(&mut byte).await;
+            });
+            Opened::Fresh(mine)
+        })
+        .await;
+        let front = Front::before(&[&node]);
+        let answer = front.get("/service/web").await;
+        assert_eq!((answer.status().as_u16(), &answer.headers()["x-hedgerow-attempts"]), (200, &"2".parse().unwrap()));
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "fresh");
+        assert_eq!(front.stats.snapshot().stale_resends, 1);
+    });
+}
+
+#[test]
+fn a_get_does_not_wait_for_a_node_that_does_not_accept() {
+    on_a_shard(async {
+        let silent = Node::by_hand(1, 8, || Opened::Silence).await;
+        let willing = Node::with(2, 8, hello).await;
+        let front = Front::before(&[&silent, &willing]);
+        let mut hedged = 0;
+        while hedged == 0 {
+            let began = Instant::now();
+            let answer = front.get("/service/web").await;
+            assert_eq!(answer.status(), 200);
+            hedged = front.stats.snapshot().hedges;
+            assert!(hedged == 0 || began.elapsed() >= Duration::from_millis(300));
+        }
+        assert_eq!(front.stats.snapshot().in_flight, 0);
+    });
+}
+
+#[test]
+fn requests_in_flight_survive_the_death_of_their_node() {
+    on_a_shard(async {
+        let hanging = Node::with(1, 64, |_| std::future::pending()).await;
+        let willing = Node::with(2, 64, hello).await;
+        let front = Front::before(&[&hanging, &willing]);
+        let requests = futures_util::future::join_all((0..32).map(|_| front.get("/service/web")));
+        let killer = async {
+            until("requests", || hanging.services.taken.load(Ordering::SeqCst) > 4).await;
+            hanging.link.close(close::GOING, "killed");
+        };
+        let (answers, ()) = tokio::join!(requests, killer);
+        for answer in answers {
+            assert_eq!(answer.status(), 200);
+        }
+        let answer = front.post("/service/web", "x").await;
+        assert_eq!(answer.headers()["x-hedgerow-served-by"], willing.id.to_string());
+    });
+}
+
+#[test]
+fn a_refused_post_with_nowhere_to_go_has_not_run_and_the_client_is_told_so() {
+    on_a_shard(async {
+        let node = Node::by_hand(1, 8, || Opened::Refused(Refusal::ServiceDown)).await;
+        let front = Front::before(&[&node]);
+        let answer = front.post("/service/web", "x").await;
+        assert_eq!(answer.status(), 502);
+        let told = problem(answer).await;
+        assert_eq!(
+            (told["outcome"].as_str(), told["attempts"][0]["reason"].as_str()),
+            (Some("not-run"), Some("service-down"))
+        );
+
+        let leaving = Node::by_hand(2, 8, || Opened::Refused(Refusal::Draining)).await;
+        let answer = Front::before(&[&leaving]).get("/service/web").await;
+        assert_eq!((answer.status().as_u16(), problem(answer).await["code"].as_str()), (503, Some("no-worker")));
+    });
+}

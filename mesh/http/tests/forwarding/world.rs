@@ -1,0 +1,357 @@
+//! A front, nodes and their services in one thread, joined by pipes in memory.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hedgerow_http::{Candidate, Directory, ForwardConfig, Forwarder, Loads, Offer, Peer, Scheme, Stats};
+use hedgerow_proto::frame::{Control, FrameType, Hello, Join, Preface, Refusal, message};
+use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
+use hedgerow_proto::key::SecretKey;
+use hedgerow_proto::limits::Limits;
+use hedgerow_proto::record::{Body, NodeRecord, Roles, Signed, Version};
+use hedgerow_proto::route::Target;
+use hedgerow_proto::wire;
+use hedgerow_tunnel::link::BoxFuture;
+use hedgerow_tunnel::{
+    BoxIo, BoxStream, DrainState, Link, Open, OpenService, Services, Slot, Tunnel, TunnelEvent, memory, serve_link,
+    welcome,
+};
+use http::{Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::watch;
+use tokio::task::{LocalSet, spawn_local};
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+const PIPE_BYTES: usize = 16 * 1024;
+
+pub(crate) type AnyBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Runs a test on one thread, as a shard does.
+pub(crate) fn on_a_shard(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, async { in_time("the test", test).await });
+}
+
+pub(crate) async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
+}
+
+/// Gives others their turn until it is so.
+pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    in_time(what, async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}
+
+pub(crate) fn text(text: impl Into<Bytes>) -> AnyBody {
+    Full::new(text.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// What a node does when it is asked.
+type OnOpen = Box<dyn Fn() -> Opened + Send + Sync>;
+
+/// What came of it.
+pub(crate) enum Opened {
+    /// A connection to the service.
+    Fresh(DuplexStream),
+    /// One that was kept.
+    Kept(BoxIo),
+    Refused(Refusal),
+    /// Neither ACCEPT nor REFUSE.
+    Silence,
+}
+
+/// A node's services: one, by hand or by hyper, with a number of slots.
+pub(crate) struct TestServices {
+    on_open: OnOpen,
+    capacity: usize,
+    pub(crate) taken: Arc<AtomicUsize>,
+    pub(crate) taken_most: AtomicUsize,
+    pub(crate) kept: Arc<Mutex<Vec<BoxIo>>>,
+    pub(crate) asked: AtomicUsize,
+}
+
+struct TestSlot(Arc<AtomicUsize>, Arc<Mutex<Vec<BoxIo>>>);
+
+impl Drop for TestSlot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Slot for TestSlot {
+    fn keep(self: Box<Self>, io: BoxIo) {
+        self.1.lock().unwrap().push(io);
+    }
+}
+
+impl Services for TestServices {
+    fn open<'a>(&'a self, preface: &'a Preface) -> BoxFuture<'a, Result<OpenService, Refusal>> {
+        Box::pin(async move {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            let taken = self.taken.fetch_add(1, Ordering::SeqCst) + 1;
+            let slot = Box::new(TestSlot(self.taken.clone(), self.kept.clone()));
+            if taken > self.capacity {
+                return Err(Refusal::Full);
+            }
+            self.taken_most.fetch_max(taken, Ordering::SeqCst);
+            if preface.connection == hedgerow_proto::frame::ServiceConnection::MayReuse
+                && let Some(io) = self.kept.lock().unwrap().pop()
+            {
+                return Ok(OpenService { io, reused: true, slot });
+            }
+            match (self.on_open)() {
+                Opened::Fresh(io) => Ok(OpenService { io: Box::new(io), reused: false, slot }),
+                Opened::Kept(io) => Ok(OpenService { io, reused: true, slot }),
+                Opened::Refused(refusal) => Err(refusal),
+                Opened::Silence => std::future::pending().await,
+            }
+        })
+    }
+}
+
+/// A node with a tunnel to the front.
+pub(crate) struct Node {
+    pub(crate) services: Arc<TestServices>,
+    pub(crate) id: NodeId,
+    tunnel: Tunnel,
+    capacity: u32,
+    /// Its end of the tunnel: closing it is the node's death.
+    pub(crate) link: Arc<dyn Link>,
+    _drain: watch::Sender<DrainState>,
+}
+
+impl Node {
+    /// A node whose service is played by `on_open`.
+    pub(crate) async fn by_hand(
+        seed: u8,
+        capacity: usize,
+        on_open: impl Fn() -> Opened + Send + Sync + 'static,
+    ) -> Self {
+        let key = SecretKey::from_seed([seed; 32]);
+        let (entry, node) = memory::pair(NodeId([0xee; 32]), key.id());
+        let link: Arc<dyn Link> = Arc::new(node);
+        let services = Arc::new(TestServices {
+            on_open: Box::new(on_open),
+            capacity,
+            taken: Arc::default(),
+            taken_most: AtomicUsize::new(0),
+            kept: Arc::default(),
+            asked: AtomicUsize::new(0),
+        });
+        let drain = watch::Sender::new(DrainState::Running);
+        let (serving, from, draining) = (services.clone(), link.clone(), drain.subscribe());
+        let id = key.id();
+        spawn_local(async move {
+            let control = from.accept().await.unwrap();
+            let control = spawn_local(join(control, key));
+            serve_link(from, serving, draining, Arc::default()).await;
+            control.abort();
+        });
+        let hello = Hello { federation: federation(), incarnation: 1, shard: 0, shards: 1 };
+        let (tunnel, mut events, _, _) = welcome(Arc::new(entry), hello, &Limits::PRODUCTION, &Open).await.unwrap();
+        spawn_local(async move { while !matches!(events.next().await, TunnelEvent::Closed(_)) {} });
+        Self { services, id, tunnel, capacity: capacity.try_into().unwrap(), link, _drain: drain }
+    }
+
+    /// A node whose service is a hyper server with this handler.
+    pub(crate) async fn with<F, Fut>(seed: u8, capacity: usize, handler: F) -> Self
+    where
+        F: Fn(Request<Incoming>) -> Fut + Clone + 'static,
+        Fut: Future<Output = Response<AnyBody>> + 'static,
+    {
+        let (connect, mut connections) = tokio::sync::mpsc::unbounded_channel();
+        spawn_local(async move {
+            while let Some(io) = connections.recv().await {
+                let handler = handler.clone();
+                spawn_local(async move {
+                    let service = service_fn(move |request| {
+                        let answer = handler(request);
+                        async move { Ok::<_, Infallible>(answer.await) }
+                    });
+                    let io: TokioIo<DuplexStream> = TokioIo::new(io);
+                    let _ =
+                        hyper::server::conn::http1::Builder::new().serve_connection(io, service).with_upgrades().await;
+                });
+            }
+        });
+        Self::by_hand(seed, capacity, move || {
+            let (mine, theirs) = tokio::io::duplex(PIPE_BYTES);
+            connect.send(theirs).unwrap();
+            Opened::Fresh(mine)
+        })
+        .await
+    }
+}
+
+/// Runs HTTP/2's tasks on this thread.
+#[derive(Clone, Copy)]
+pub(crate) struct Local;
+
+impl<F> hyper::rt::Executor<F> for Local
+where
+    F: Future<Output: 'static> + 'static,
+{
+    fn execute(&self, task: F) {
+        spawn_local(task);
+    }
+}
+
+fn federation() -> FederationId {
+    FederationId([1; 32])
+}
+
+async fn read_control(stream: &mut BoxStream) -> Option<Control> {
+    let mut header = [0; 4];
+    stream.read_exact(&mut header).await.ok()?;
+    let [kind, a, b, c] = header;
+    assert_eq!(FrameType::from_byte(kind), Some(FrameType::Control));
+    let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+    stream.read_exact(&mut payload).await.ok()?;
+    wire::decode(&payload, payload.len()).ok()
+}
+
+/// The node's side of the control stream.
+async fn join(mut control: BoxStream, key: SecretKey) {
+    let Some(Control::Hello(hello)) = read_control(&mut control).await else { panic!("expected Hello") };
+    let record = NodeRecord {
+        roles: Roles::Worker,
+        location: "test".into(),
+        version: "0".into(),
+        services: vec![],
+        multiaddrs: vec![],
+        home: None,
+    };
+    let signed = Signed::sign(&key, hello.federation, 1, Version { epoch: 1, seq: 1 }, &Body::Node(record)).unwrap();
+    let join = Join {
+        federation: hello.federation,
+        incarnation: 1,
+        lane: 0,
+        record: signed.bytes().to_vec(),
+        authorities: vec![(service(), "127.0.0.1:8000".into())],
+        credentials: vec![],
+    };
+    control.write_all(&message(FrameType::Control, &Control::Join(join))).await.unwrap();
+    while let Some(said) = read_control(&mut control).await {
+        if let Control::Ping(number) = said {
+            control.write_all(&message(FrameType::Control, &Control::Pong(number))).await.unwrap();
+        }
+    }
+}
+
+pub(crate) fn service() -> ServiceName {
+    ServiceName::new("web").unwrap()
+}
+
+/// All nodes offer `web`.
+#[derive(Clone, Default)]
+pub(crate) struct Nodes(Rc<RefCell<Arc<[Candidate]>>>);
+
+impl Directory for Nodes {
+    fn find(&self, target: &Target<'_>) -> Option<Offer> {
+        let offer = Offer { service: service(), candidates: self.0.borrow().clone() };
+        (target.service() == "web" && !offer.candidates.is_empty()).then_some(offer)
+    }
+
+    fn known(&self, _: &Target<'_>) -> String {
+        "no node has ever offered it; offered now: web".into()
+    }
+}
+
+/// A front with a forwarder.
+pub(crate) struct Front {
+    pub(crate) forwarder: Forwarder<Nodes>,
+    pub(crate) stats: Arc<Stats>,
+}
+
+/// The times of production are long for a test that waits them out.
+pub(crate) fn config() -> ForwardConfig {
+    ForwardConfig { accept_timeout: Duration::from_secs(1), ..ForwardConfig::default() }
+}
+
+impl Front {
+    pub(crate) fn before(nodes: &[&Node]) -> Self {
+        Self::with(config(), nodes)
+    }
+
+    pub(crate) fn with(config: ForwardConfig, nodes: &[&Node]) -> Self {
+        let loads = Loads::default();
+        let candidates: Arc<[Candidate]> = nodes
+            .iter()
+            .map(|node| Candidate::new(&service(), node.tunnel.clone(), node.capacity, loads.of(node.id, &service())))
+            .collect();
+        let stats = Arc::new(Stats::default());
+        let directory = Nodes(Rc::new(RefCell::new(candidates)));
+        Self { forwarder: Forwarder::new(Arc::new(config), directory, stats.clone(), 7), stats }
+    }
+
+    /// A client's raw connection.
+    pub(crate) fn connect(&self) -> DuplexStream {
+        let (mine, theirs) = tokio::io::duplex(PIPE_BYTES);
+        let forwarder = self.forwarder.clone();
+        let peer = Rc::new(Peer::client(IpAddr::V4(Ipv4Addr::LOCALHOST), Scheme::Http));
+        spawn_local(async move {
+            let service = service_fn(move |request: Request<Incoming>| {
+                let (forwarder, peer) = (forwarder.clone(), peer.clone());
+                async move { Ok::<_, Infallible>(forwarder.forward(request, &peer).await) }
+            });
+            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(theirs), service);
+            let _ = connection.with_upgrades().await;
+        });
+        mine
+    }
+
+    /// A client that speaks HTTP/1.1.
+    pub(crate) async fn client(&self) -> SendRequest<AnyBody> {
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(self.connect())).await.unwrap();
+        spawn_local(connection);
+        sender
+    }
+
+    /// A client that speaks HTTP/2, and its front.
+    pub(crate) async fn client_h2(&self) -> hyper::client::conn::http2::SendRequest<AnyBody> {
+        let (mine, theirs) = tokio::io::duplex(PIPE_BYTES);
+        let forwarder = self.forwarder.clone();
+        let peer = Rc::new(Peer::client(IpAddr::V4(Ipv4Addr::LOCALHOST), Scheme::Https));
+        spawn_local(async move {
+            let service = service_fn(move |request: Request<Incoming>| {
+                let (forwarder, peer) = (forwarder.clone(), peer.clone());
+                async move { Ok::<_, Infallible>(forwarder.forward(request, &peer).await) }
+            });
+            let builder = hyper::server::conn::http2::Builder::new(Local);
+            let _ = builder.serve_connection(TokioIo::new(theirs), service).await;
+        });
+        let (sender, connection) = hyper::client::conn::http2::handshake(Local, TokioIo::new(mine)).await.unwrap();
+        spawn_local(connection);
+        sender
+    }
+
+    /// One request on a connection of its own.
+    pub(crate) async fn send(&self, request: Request<AnyBody>) -> Response<Incoming> {
+        let mut client = self.client().await;
+        in_time("an answer", client.send_request(request)).await.unwrap()
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Response<Incoming> {
+        self.send(Request::get(path).header("host", "fed.example").body(text("")).unwrap()).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: impl Into<Bytes>) -> Response<Incoming> {
+        self.send(Request::post(path).header("host", "fed.example").body(text(body)).unwrap()).await
+    }
+}
