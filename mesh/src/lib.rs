@@ -4,3 +4,4 @@
 //! No HTTP and no tunnels.
 
 pub mod data_dir;
+pub mod host;
