@@ -96,7 +96,7 @@ pub fn bind(address: SocketAddr, sharing: Sharing) -> io::Result<(std::net::UdpS
 
 /// An entry's side: an endpoint on this socket, on the current tokio runtime.
 pub fn listen(identity: &EntryIdentity, socket: std::net::UdpSocket) -> Result<quinn::Endpoint, TunnelError> {
-    let mut config = EndpointConfig::new(Arc::new(hmac(&identity.key, "quic-reset")));
+    let mut config = EndpointConfig::new(Arc::new(ResetKey::derive(&identity.key)));
     let cid_key = u64::from_be_bytes(first_8(identity.key.derive("quic-connection-id")));
     config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
     let server = server_config(identity, IpAddr::from([127, 0, 0, 1]))?;
@@ -107,8 +107,28 @@ fn first_8(bytes: [u8; 32]) -> [u8; 8] {
     std::array::from_fn(|i| bytes[i])
 }
 
-fn hmac(key: &SecretKey, purpose: &str) -> aws_lc_rs::hmac::Key {
-    aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &key.derive(purpose))
+/// The key of the stateless resets (RFC 9000 §10.3.2). A type of its own, since quinn takes one library's keys or the other's as
+/// features of other crates have it.
+struct ResetKey(aws_lc_rs::hmac::Key);
+
+impl ResetKey {
+    fn derive(key: &SecretKey) -> Self {
+        Self(aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &key.derive("quic-reset")))
+    }
+}
+
+impl quinn::crypto::HmacKey for ResetKey {
+    fn sign(&self, data: &[u8], signature: &mut [u8]) {
+        signature.copy_from_slice(aws_lc_rs::hmac::sign(&self.0, data).as_ref());
+    }
+
+    fn signature_len(&self) -> usize {
+        aws_lc_rs::digest::SHA256_OUTPUT_LEN
+    }
+
+    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), quinn::crypto::CryptoError> {
+        aws_lc_rs::hmac::verify(&self.0, data, signature).map_err(|_| quinn::crypto::CryptoError)
+    }
 }
 
 fn server_config(identity: &EntryIdentity, peer: IpAddr) -> Result<quinn::ServerConfig, TunnelError> {
