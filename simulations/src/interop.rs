@@ -23,7 +23,7 @@ mod command_line;
 mod faults;
 mod files;
 mod hostile;
-mod peers;
+pub(crate) mod peers;
 mod raw;
 mod retries;
 mod streams;

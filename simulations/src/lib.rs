@@ -11,6 +11,7 @@
 //!
 //! The simulation in virtual time comes later and shares nothing with these but the crate.
 
+pub mod bench;
 pub mod binaries;
 pub mod client;
 pub mod demo;

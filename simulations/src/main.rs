@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use hedgerow_process::exit::{Failure, report};
 use hedgerow_process::{cli, logging};
-use hedgerow_sim::{demo, guard, interop, service};
+use hedgerow_sim::{bench, demo, guard, interop, service};
 
 /// Runs Hedgerow's real binaries as real processes, and says what they did.
 #[derive(Debug, Parser)]
@@ -21,6 +21,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Tries what must hold, with real processes and other people's programs
     Interop(interop::InteropArgs),
+    /// What a request costs, beside what it costs others
+    Bench(bench::BenchArgs),
     /// One small HTTP service, for behind a worker
     Service(service::ServiceArgs),
     /// Becomes COMMAND, and ends when the harness ends
@@ -40,6 +42,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Guard(args) => guard::run(args),
         Command::Demo(args) => on_runtime(demo::run(args)),
+        Command::Bench(args) => on_runtime(bench::run(args)),
         Command::Interop(args) => on_runtime(interop::run(args)),
         Command::Service(args) => on_runtime(service::run(args)),
     }
