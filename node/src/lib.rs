@@ -18,6 +18,7 @@ pub mod control;
 pub mod entries;
 pub mod entry_url;
 pub mod identity;
+pub mod lan;
 pub mod node;
 pub mod own_record;
 pub mod patience;

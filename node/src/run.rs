@@ -18,6 +18,7 @@ use crate::bootstrap::Bootstrap;
 use crate::control::Control;
 use crate::entries::Entries;
 use crate::identity::Identity;
+use crate::lan;
 use crate::node::{Node, role_word};
 use crate::own_record::{Author, Profile};
 use crate::probe;
@@ -68,6 +69,7 @@ pub async fn join(settings: Settings) -> Result<(), Failure> {
         Shutdown::on_signals().map_err(|error| Failure::runtime(format!("cannot listen for signals: {error}")))?;
     let services = Arc::new(LocalServices::new(settings.services.clone()));
     let profile = Profile { roles: settings.roles, location: settings.location.clone() };
+    let lan = settings.listen.map(lan::bind).transpose()?;
     check_record(&identity, &profile, &services)?;
     let node = Node::new(identity, profile, services, shutdown, settings.data_dir.clone());
     greet(&settings, &node);
@@ -77,6 +79,9 @@ pub async fn join(settings: Settings) -> Result<(), Failure> {
         async move { control.serve(node).await }
     });
     look_after_services(&node).await;
+    if let Some(listener) = lan {
+        open_to_lan(&node, listener)?;
+    }
     let config_for = {
         let node = Arc::downgrade(&node);
         Box::new(move |federation| node.upgrade().ok_or("the node is stopping")?.dial_config(federation))
@@ -94,6 +99,15 @@ pub async fn join(settings: Settings) -> Result<(), Failure> {
     drop(ready_file);
     control_task.abort();
     outcome
+}
+
+fn open_to_lan(node: &Arc<Node>, listener: std::net::TcpListener) -> Result<(), Failure> {
+    let address =
+        listener.local_addr().map_err(|error| Failure::runtime(format!("cannot serve on --listen: {error}")))?;
+    node.set_listen(address);
+    lan::serve(listener, node)?;
+    info!("this node's own services are at http://{address}/service/NAME/");
+    Ok(())
 }
 
 /// A record that no entry would take is found out before the first one refuses it.

@@ -155,6 +155,16 @@ pub async fn maintain(config: DialConfig, directory: Arc<dyn Directory>, status:
     set(TunnelState::Drained);
 }
 
+/// Joins over a connection that is there already and serves it until it ends: for a node's own port, over memory.
+pub async fn serve_over(config: &DialConfig, federation: FederationId, link: Arc<dyn Link>) -> Result<(), TunnelError> {
+    let target = Target { addresses: Vec::new(), entry: link.peer(), federation };
+    let joined = join(config, greet(link, &target).await?, 0).await?;
+    match run(config, joined, &Arc::new(Activity::default()), |_| {}).await {
+        End::Drained => Ok(()),
+        End::Closed(closed) => Err(closed.into()),
+    }
+}
+
 fn waiting(error: String, wait: Duration) -> (Duration, TunnelState) {
     (wait, TunnelState::Waiting { error, until: Instant::now() + wait })
 }

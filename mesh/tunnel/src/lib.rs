@@ -29,7 +29,7 @@ pub mod tuning;
 mod watchdog;
 
 pub use accept::{Admission, Liveness, Open, Tunnel, TunnelError, TunnelEvent, TunnelEvents, welcome};
-pub use dial::{DialConfig, Directory, DrainState, Target, TunnelState, TunnelStatus, maintain};
+pub use dial::{DialConfig, Directory, DrainState, Target, TunnelState, TunnelStatus, maintain, serve_over};
 pub use exchange::{Breakage, Exchange, ExchangeIo, Verdict, exchange};
 pub use link::{BoxStream, Link, LinkClosed, Stream, StreamReset};
 pub use quic::EntryIdentity;

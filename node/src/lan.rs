@@ -1,0 +1,228 @@
+//! The node's own port: the routes of an entry, for the services of this node alone, for this machine or its LAN.
+//!
+//! Requests take the same way as those from an entry, over a tunnel in memory: so slots are counted in one place, and a
+//! draining node refuses here as it does there.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hedgerow_http::{
+    Candidate, Directory, ForwardConfig, Forwarder, Loads, Offer, Peer, Problem, ResponseBody, Scheme, Stats, is_routed,
+};
+use hedgerow_process::exit::Failure;
+use hedgerow_proto::frame::Hello;
+use hedgerow_proto::id::{FederationId, ServiceName};
+use hedgerow_proto::limits::Limits;
+use hedgerow_proto::record::ServiceHealth;
+use hedgerow_proto::route::Target;
+use hedgerow_tunnel::{DialConfig, Open, Tunnel, TunnelEvent, memory, serve_over, welcome};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::{LocalSet, spawn_local};
+use tracing::{debug, error};
+
+use crate::node::Node;
+use crate::services::LocalServices;
+
+/// Connections at once: a household, not the world.
+const CONNECTIONS_MAX: usize = 512;
+/// How long a client may take to say what it wants.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// The pause after the system would give no connection, for want of file descriptors mostly.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Binds the port.
+pub fn bind(address: SocketAddr) -> Result<std::net::TcpListener, Failure> {
+    let bind = || {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    bind().map_err(|error: io::Error| {
+        Failure::runtime(format!("cannot listen on {address}: {error}"))
+            .means("the node could not serve its LAN there, so it did not start")
+            .advice("give --listen another port (0 takes any that is free), or leave it out")
+    })
+}
+
+/// Serves the port on a thread of its own until the process ends.
+pub fn serve(listener: std::net::TcpListener, node: &Arc<Node>) -> Result<(), Failure> {
+    // Nobody else is in this federation: what the node signs for it counts nowhere but on this port.
+    let federation = FederationId::of_key(&node.identity.key().id());
+    let config = node.dial_config(federation).map_err(Failure::runtime)?;
+    let lan = Lan { config, federation, services: node.services.clone(), seed: node.seed() };
+    let failed = |error: io::Error| Failure::runtime(format!("cannot serve on --listen: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let thread = std::thread::Builder::new().name("lan".into()).spawn(move || {
+        LocalSet::new().block_on(&runtime, async move {
+            if let Err(error) = lan.run(listener).await {
+                error!(%error, "the node's own port is closed");
+            }
+        });
+    });
+    thread.map(drop).map_err(failed)
+}
+
+struct Lan {
+    config: DialConfig,
+    federation: FederationId,
+    services: Arc<LocalServices>,
+    seed: u64,
+}
+
+impl Lan {
+    async fn run(self, listener: std::net::TcpListener) -> io::Result<()> {
+        let listener = TcpListener::from_std(listener)?;
+        let tunnel = self.tunnel().await?;
+        let directory = OwnServices::new(&self.services, &tunnel);
+        let forwarder =
+            Forwarder::new(Arc::new(ForwardConfig::default()), directory, Arc::new(Stats::default()), self.seed);
+        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let Ok(permit) = room.clone().acquire_owned().await else { return Ok(()) };
+            match listener.accept().await {
+                Ok((stream, from)) => {
+                    let forwarder = forwarder.clone();
+                    spawn_local(async move {
+                        if let Err(error) = connection(stream, from, forwarder).await {
+                            debug!(%error, "a client's connection broke");
+                        }
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    debug!(%error, "no connection could be taken");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// A tunnel from this node to itself.
+    async fn tunnel(&self) -> io::Result<Tunnel> {
+        let id = self.config.key.id();
+        let (entry, node) = memory::pair(id, id);
+        let (config, federation) = (self.config.clone(), self.federation);
+        spawn_local(async move {
+            if let Err(error) = serve_over(&config, federation, Arc::new(node)).await {
+                debug!(%error, "the tunnel in memory ended");
+            }
+        });
+        let hello = Hello { federation, incarnation: self.config.incarnation, shard: 0, shards: 1 };
+        let welcomed = welcome(Arc::new(entry), hello, &Limits::PRODUCTION, &Open).await;
+        let (tunnel, mut events, ..) = welcomed.map_err(io::Error::other)?;
+        spawn_local(async move { while !matches!(events.next().await, TunnelEvent::Closed(_)) {} });
+        Ok(tunnel)
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    from: SocketAddr,
+    forwarder: Forwarder<OwnServices>,
+) -> Result<(), hyper::Error> {
+    let peer = Rc::new(Peer::client(from.ip(), Scheme::Http));
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%error, "a connection keeps its delay");
+    }
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (forwarder, peer) = (forwarder.clone(), peer.clone());
+        async move { Ok::<_, Infallible>(answer(&forwarder, &peer, request).await) }
+    });
+    hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
+        .await
+}
+
+async fn answer(forwarder: &Forwarder<OwnServices>, peer: &Peer, request: Request<Incoming>) -> Response<ResponseBody> {
+    let path = request.uri().path();
+    if is_routed(path) {
+        return forwarder.forward(request, peer).await;
+    }
+    match (path, request.method()) {
+        ("/health", &Method::GET | &Method::HEAD) => forwarder.directory().health(),
+        ("/health", _) => {
+            let detail = "/health can be read and nothing else";
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed", detail)
+                .allow("GET, HEAD")
+                .into_response()
+        }
+        _ => {
+            let detail = "a node serves /service/NAME/… for its own services, and /health";
+            Problem::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail).into_response()
+        }
+    }
+}
+
+/// This node's services, as the forwarding sees them.
+struct OwnServices {
+    services: Arc<LocalServices>,
+    offers: Vec<(ServiceName, Offer)>,
+    tunnel: Tunnel,
+}
+
+impl OwnServices {
+    fn new(services: &Arc<LocalServices>, tunnel: &Tunnel) -> Self {
+        let loads = Loads::default();
+        let offers = services.iter().map(|service| {
+            let name = service.spec.name.clone();
+            let load = loads.of(tunnel.node(), &name);
+            let candidate = Candidate::new(&name, tunnel.clone(), service.spec.capacity, load);
+            (name.clone(), Offer { service: name, candidates: Arc::new([candidate]) })
+        });
+        Self { offers: offers.collect(), services: services.clone(), tunnel: tunnel.clone() }
+    }
+
+    fn is_up(&self, name: &str) -> bool {
+        let mut services = self.services.iter();
+        services.any(|service| service.spec.name.as_str() == name && service.health().state == ServiceHealth::Up)
+    }
+
+    /// The contract's answer to "is it alive": this node stands for itself, so it knows of no coordinators.
+    fn health(&self) -> Response<ResponseBody> {
+        let up = self.services.iter().filter(|service| service.health().state == ServiceHealth::Up).count();
+        let all = self.services.iter().count();
+        let body = serde_json::json!({
+            "status": "healthy",
+            "coordinators": 0,
+            "message": format!("node {} with {up} of {all} services up", self.tunnel.node().short()),
+        });
+        let mut response = Response::new(ResponseBody::full(body.to_string()));
+        let kind = http::HeaderValue::from_static("application/json");
+        response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+        response
+    }
+}
+
+impl Directory for OwnServices {
+    fn find(&self, target: &Target<'_>) -> Option<Offer> {
+        let mine = match target {
+            Target::Service { .. } => true,
+            Target::Node { node, .. } => *node == self.tunnel.node(),
+            Target::Worker { worker, .. } => *worker == self.tunnel.node().to_string(),
+        };
+        let name = target.service();
+        let offer = self.offers.iter().find(|(offered, _)| offered.as_str() == name);
+        offer.filter(|_| mine && self.is_up(name)).map(|(_, offer)| offer.clone())
+    }
+
+    fn known(&self, target: &Target<'_>) -> String {
+        let name = target.service();
+        if self.offers.iter().any(|(offered, _)| offered.as_str() == name) {
+            "this node offers it, and it is down at the moment".into()
+        } else {
+            "this port serves this node's own services alone, and it offers none of that name".into()
+        }
+    }
+}
