@@ -2,32 +2,26 @@
 //! retry rule says.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use bytes::Bytes;
-use hedgerow_proto::frame::{Preface, Refusal, ServiceConnection, StreamKind};
+use hedgerow_proto::frame::{Refusal, ServiceConnection};
 use hedgerow_proto::id::RequestId;
 use hedgerow_proto::retry::{self, Attempts, Decision, Failure, Outcome, Repeat, RetryBudget};
 use hedgerow_proto::route::{self, BalancingPolicy, Pick, PowerOfTwoChoices, Standing, Target};
-use hedgerow_tunnel::{Breakage, Verdict};
 use http::header::{CONNECTION, HOST, ORIGIN, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
-use http_body::Body;
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use http::{HeaderValue, Request, Response};
 use tokio::time::sleep;
 use tracing::debug;
 
-use crate::balance::{Busy, Candidate, Directory, Offer, Running};
+use crate::attempt::Miss;
+use crate::balance::{Candidate, Directory, Offer, Running};
 use crate::body::{AttemptBody, BodyError, RequestBody, ResponseBody, Upload, UploadLimits};
 use crate::clock::now;
 use crate::config::{ForwardConfig, Peer};
-use crate::connection::{Active, Connection, Reuse};
 use crate::headers::{self, Brings, X_ATTEMPTS, X_REQUEST_ID, X_SERVED_BY};
 use crate::pool::Pool;
 use crate::problem::ForwardError;
@@ -47,40 +41,33 @@ impl<D> Clone for Forwarder<D> {
     }
 }
 
-struct Inner<D> {
-    config: Arc<ForwardConfig>,
-    directory: D,
-    policy: Box<dyn BalancingPolicy>,
-    stats: Arc<Stats>,
-    pool: Rc<Pool>,
-    random: RefCell<fastrand::Rng>,
-    budget: RefCell<RetryBudget>,
-    swept: Cell<Duration>,
+pub(crate) struct Inner<D> {
+    pub(crate) config: Arc<ForwardConfig>,
+    pub(crate) directory: D,
+    pub(crate) policy: Box<dyn BalancingPolicy>,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) pool: Rc<Pool>,
+    pub(crate) random: RefCell<fastrand::Rng>,
+    pub(crate) budget: RefCell<RetryBudget>,
+    pub(crate) swept: Cell<Duration>,
 }
 
 /// A request on its way.
-struct Job<'a> {
-    target: Target<'a>,
-    head: Parts,
-    upload: Upload,
-    upgrade: Option<upgrade::Asked>,
-    request_id: RequestId,
-    attempts: Attempts,
-    since: Duration,
+pub(crate) struct Job<'a> {
+    pub(crate) target: Target<'a>,
+    pub(crate) head: Parts,
+    pub(crate) upload: Upload,
+    pub(crate) upgrade: Option<upgrade::Asked>,
+    pub(crate) request_id: RequestId,
+    pub(crate) attempts: Attempts,
+    /// Since when it waits for a node to have room.
+    pub(crate) queued_since: Option<Duration>,
 }
 
 /// A service's answer, with all that the service had a say in.
 struct Answer {
     response: Response<ResponseBody>,
     served_by: HeaderValue,
-}
-
-/// Why an attempt gave no answer.
-enum Miss {
-    /// The node's fault: another may do.
-    Node(Failure),
-    /// The client's.
-    Client(ForwardError),
 }
 
 impl<D: Directory> Forwarder<D> {
@@ -199,7 +186,7 @@ impl<D: Directory> Inner<D> {
         let now = now();
         self.budget.borrow_mut().deposit(now);
         let attempts = Attempts::new(repeat, self.config.retry);
-        Ok(Job { target: route.target, head, upload, upgrade, request_id, attempts, since: now })
+        Ok(Job { target: route.target, head, upload, upgrade, request_id, attempts, queued_since: None })
     }
 
     fn count(&self, error: &ForwardError) {
@@ -233,10 +220,8 @@ impl<D: Directory> Inner<D> {
             let picked = self.policy.pick(&running, &mut self.random.borrow_mut());
             let index = match picked {
                 Pick::Take(index) => index,
+                Pick::Nobody if !job.attempts.met_full() => return Err(self.nobody(job)),
                 // A full node is excluded for one round: it may have room by now.
-                Pick::Nobody if !job.attempts.met_full() || job.attempts.outcome() == Outcome::Unknown => {
-                    return Err(self.nobody(job));
-                }
                 Pick::Nobody | Pick::AllFull => {
                     self.wait_for_room(job, &mut backoff).await?;
                     continue;
@@ -309,7 +294,7 @@ impl<D: Directory> Inner<D> {
         let (service, attempts) = (job.target.service().to_owned(), job.attempts.failures().to_vec());
         match (last, job.attempts.outcome()) {
             (Failure::Refused(Refusal::Full), Outcome::NotRun) => {
-                ForwardError::AllFull { service, attempts, waited: now().saturating_sub(job.since) }
+                ForwardError::AllFull { service, attempts, waited: job.queued() }
             }
             (Failure::TimedOut, _) => ForwardError::TimedOut { service, attempts, waited: self.config.answer_timeout },
             (_, outcome) => ForwardError::Failed { service, attempts, outcome },
@@ -318,10 +303,10 @@ impl<D: Directory> Inner<D> {
 
     /// All are full: waits until an exchange of this thread ends, or for a moment.
     async fn wait_for_room(&self, job: &mut Job<'_>, backoff: &mut Duration) -> Result<(), ForwardError> {
-        let waited = now().saturating_sub(job.since);
-        if waited >= self.config.queue_timeout || self.stats.queued.load(Relaxed) >= self.config.queued_max as u64 {
-            let (service, attempts) = (job.target.service().to_owned(), job.attempts.failures().to_vec());
-            return Err(ForwardError::AllFull { service, attempts, waited });
+        job.queued_since.get_or_insert_with(now);
+        let is_crowded = self.stats.queued.load(Relaxed) >= self.config.queued_max as u64;
+        if is_crowded || job.queued() >= self.config.queue_timeout {
+            return Err(self.give_up(job, Failure::Refused(Refusal::Full)));
         }
         let _gauge = Gauge::up(&self.stats, Gauged::Queued);
         // Full jitter: those that wait for the same node must not come back together.
@@ -337,7 +322,7 @@ impl<D: Directory> Inner<D> {
     }
 
     /// Whether somebody else would take the request at once, so that leaving this node is no loss.
-    fn elsewhere(&self, job: &Job<'_>, offer: &Offer, here: &Candidate) -> bool {
+    pub(crate) fn elsewhere(&self, job: &Job<'_>, offer: &Offer, here: &Candidate) -> bool {
         if job.attempts.repeat() == Repeat::Once || job.attempts.is_last_send() || !job.upload.is_whole() {
             return false;
         }
@@ -352,237 +337,16 @@ impl<D: Directory> Inner<D> {
             .any(|other| other.node != here.node && !job.attempts.excludes(&other.node) && free(other))
             && self.budget.borrow_mut().has(now)
     }
-
-    /// One attempt at one node, until its answer can be passed on.
-    async fn attempt(
-        &self,
-        job: &mut Job<'_>,
-        offer: &Offer,
-        candidate: &Candidate,
-        connection: ServiceConnection,
-    ) -> Result<Response<ResponseBody>, Miss> {
-        let kind = if job.upgrade.is_some() { StreamKind::Upgrade } else { StreamKind::Http };
-        let preface =
-            Preface { kind, service: Some(offer.service.clone()), request: job.request_id, hops: 0, connection };
-        let started = now();
-        let mut pooled = kind == StreamKind::Http;
-        loop {
-            let kept = if pooled { self.pool.take(candidate.tunnel.id()) } else { None };
-            pooled = kept.is_some();
-            let client = match kept {
-                Some(client) => client,
-                None => self.open(candidate, kind).await?,
-            };
-            let (mut active, answer) = Active::begin(
-                client,
-                &preface,
-                job.request(candidate.host.as_ref().unwrap_or(&self.config.service_host)),
-                &self.pool,
-                candidate.tunnel.id(),
-                Busy::with(&candidate.load),
-                candidate.tunnel.in_flight(),
-                Gauge::up(&self.stats, Gauged::InFlight),
-                &self.stats,
-            );
-            let answer = match self.wait(job, offer, candidate, &active, answer).await {
-                Ok(answer) => answer,
-                // An idle stream that died in the pool says nothing about the node: on to the next.
-                Err(Miss::Node(Failure::NotSent)) if pooled => {
-                    active.give_up();
-                    continue;
-                }
-                Err(miss) => {
-                    active.give_up();
-                    return Err(miss);
-                }
-            };
-            let (latency, at) = (now().saturating_sub(started), now());
-            self.stats.latency(latency);
-            candidate.load.update(|cost| match answer.status() {
-                status if status.is_server_error() => cost.answered_with_error(at, latency),
-                _ => cost.answered(at, latency),
-            });
-            if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-                return self.switch(job, answer, active);
-            }
-            let (parts, body) = answer.into_parts();
-            if !headers::keeps_connection(parts.version, &parts.headers) {
-                active.set_reuse(Reuse::Never);
-            }
-            let body = self.receive(job, offer, candidate, &parts.headers, body, active).await?;
-            let mut response = Response::from_parts(parts, body);
-            *response.version_mut() = Version::HTTP_11;
-            headers::from_service(response.headers_mut());
-            return Ok(response);
-        }
-    }
-
-    async fn open(&self, candidate: &Candidate, kind: StreamKind) -> Result<Connection, Miss> {
-        bump(&self.stats.streams_opened);
-        let opened = tokio::time::timeout(self.config.accept_timeout, candidate.tunnel.open()).await;
-        let Ok(Ok(stream)) = opened else { return Err(Miss::Node(Failure::NotSent)) };
-        Connection::new(stream, kind).await.map_err(|_| Miss::Node(Failure::NotSent))
-    }
-
-    /// Waits for the head of the answer, and watches the node meanwhile.
-    async fn wait(
-        &self,
-        job: &Job<'_>,
-        offer: &Offer,
-        candidate: &Candidate,
-        active: &Active,
-        answer: impl Future<Output = hyper::Result<Response<Incoming>>>,
-    ) -> Result<Response<Incoming>, Miss> {
-        let Some(exchange) = active.exchange() else { return Err(Miss::Node(Failure::NotSent)) };
-        // Only the body's further reading hangs on the verdict; for all else it is looked at when there is a reason.
-        let mut verdict_wanted = !job.upload.is_empty();
-        let mut watching = job.attempts.repeat() == Repeat::Idempotent;
-        let mut phase = Phase::Patience;
-        let suspected = candidate.tunnel.suspected();
-        let timer = sleep(self.config.accept_patience + candidate.tunnel.rtt());
-        tokio::pin!(answer, suspected, timer);
-        loop {
-            tokio::select! {
-                biased;
-                answer = &mut answer => {
-                    return match answer {
-                        Ok(answer) => {
-                            job.upload.accepted();
-                            Ok(answer)
-                        }
-                        Err(error) => Err(self.classify(job, exchange, &error)),
-                    };
-                }
-                verdict = exchange.verdict(), if verdict_wanted => {
-                    verdict_wanted = false;
-                    if verdict == Verdict::Accepted {
-                        job.upload.accepted();
-                    }
-                }
-                () = &mut suspected, if watching => {
-                    if self.elsewhere(job, offer, candidate) {
-                        return Err(Miss::Node(Failure::Suspected));
-                    }
-                    // Nowhere to go: the node may come back, and answer.
-                    watching = false;
-                }
-                () = &mut timer => {
-                    let accepted = exchange.verdict_now() == Some(Verdict::Accepted);
-                    let next = match phase {
-                        _ if accepted && phase != Phase::Answer => {
-                            phase = Phase::Answer;
-                            self.config.answer_timeout
-                        }
-                        Phase::Patience => {
-                            candidate.tunnel.suspect();
-                            if self.elsewhere(job, offer, candidate) {
-                                return Err(Miss::Node(Failure::Unaccepted));
-                            }
-                            phase = Phase::Accept;
-                            self.config.accept_timeout
-                        }
-                        Phase::Accept => return Err(Miss::Node(Failure::Unaccepted)),
-                        // As long as the client sends, the service need not answer.
-                        Phase::Answer if !job.upload.is_sent() => self.config.answer_timeout,
-                        Phase::Answer => return Err(Miss::Node(Failure::TimedOut)),
-                    };
-                    timer.as_mut().reset(tokio::time::Instant::now() + next);
-                }
-            }
-        }
-    }
-
-    /// Why there was no answer.
-    fn classify(&self, job: &Job<'_>, exchange: &hedgerow_tunnel::Exchange, error: &hyper::Error) -> Miss {
-        if let Some(failure) = job.upload.failure() {
-            return Miss::Client(client_fault(failure));
-        }
-        if error.is_canceled() {
-            // Said only of a request that was never taken up.
-            return Miss::Node(Failure::NotSent);
-        }
-        Miss::Node(match exchange.verdict_now() {
-            Some(Verdict::Refused(refusal)) => Failure::Refused(refusal),
-            _ if exchange.breakage() == Some(Breakage::StaleConnection) => Failure::StaleConnection,
-            _ => Failure::Broken,
-        })
-    }
-
-    /// The answer's body: whole if it is small and says so, as a stream otherwise.
-    async fn receive(
-        &self,
-        job: &Job<'_>,
-        offer: &Offer,
-        candidate: &Candidate,
-        headers: &HeaderMap,
-        mut body: Incoming,
-        active: Active,
-    ) -> Result<ResponseBody, Miss> {
-        if body.is_end_stream() {
-            active.finish();
-            return Ok(ResponseBody::empty());
-        }
-        let small = body.size_hint().exact().is_some_and(|bytes| bytes <= self.config.held_answer_bytes_max);
-        if !small || is_event_stream(headers) {
-            return Ok(ResponseBody::stream(body, active));
-        }
-        let mut chunks: VecDeque<Bytes> = VecDeque::new();
-        let mut watching = job.attempts.repeat() == Repeat::Idempotent;
-        let suspected = candidate.tunnel.suspected();
-        tokio::pin!(suspected);
-        while !body.is_end_stream() {
-            let frame = tokio::select! {
-                biased;
-                frame = body.frame() => frame,
-                () = &mut suspected, if watching => {
-                    if self.elsewhere(job, offer, candidate) {
-                        active.give_up();
-                        return Err(Miss::Node(Failure::Suspected));
-                    }
-                    watching = false;
-                    continue;
-                }
-            };
-            match frame {
-                // An answer with a length has no trailers.
-                Some(Ok(frame)) => chunks.extend(frame.into_data()),
-                None => break,
-                Some(Err(_)) => {
-                    active.give_up();
-                    return Err(Miss::Node(Failure::Broken));
-                }
-            }
-        }
-        active.finish();
-        Ok(ResponseBody::held(chunks))
-    }
-
-    /// 101: the rest is bytes.
-    fn switch(
-        &self,
-        job: &mut Job<'_>,
-        mut answer: Response<Incoming>,
-        active: Active,
-    ) -> Result<Response<ResponseBody>, Miss> {
-        let Some(asked) = job.upgrade.take() else {
-            active.give_up();
-            return Err(Miss::Node(Failure::Broken));
-        };
-        bump(&self.stats.upgrades);
-        let service = hyper::upgrade::on(&mut answer);
-        tokio::task::spawn_local(upgrade::copy(asked.client, service, active, self.config.upgrade_linger));
-        let (mut parts, _) = answer.into_parts();
-        let protocol = parts.headers.get(UPGRADE).cloned().unwrap_or(asked.protocol);
-        headers::from_service(&mut parts.headers);
-        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        parts.headers.insert(UPGRADE, protocol);
-        Ok(Response::from_parts(parts, ResponseBody::empty()))
-    }
 }
 
 impl Job<'_> {
+    /// How long it has waited for room.
+    fn queued(&self) -> Duration {
+        self.queued_since.map_or(Duration::ZERO, |since| now().saturating_sub(since))
+    }
+
     /// The request once more, its body from the beginning.
-    fn request(&self, host: &HeaderValue) -> Request<AttemptBody> {
+    pub(crate) fn request(&self, host: &HeaderValue) -> Request<AttemptBody> {
         let mut request = Request::new(self.upload.attempt());
         *request.method_mut() = self.head.method.clone();
         *request.uri_mut() = self.head.uri.clone();
@@ -591,24 +355,7 @@ impl Job<'_> {
         request
     }
 }
-
-/// What the timer of an attempt is about.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Until the node is suspected.
-    Patience,
-    /// Until it is given up.
-    Accept,
-    /// It has accepted: until the service is given up.
-    Answer,
-}
-
-fn is_event_stream(headers: &HeaderMap) -> bool {
-    let kind = headers.get(http::header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    kind.get(..17).is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
-}
-
-fn client_fault(error: BodyError) -> ForwardError {
+pub(crate) fn client_fault(error: BodyError) -> ForwardError {
     match error {
         BodyError::TooLarge { max_bytes } => ForwardError::BodyTooLarge { max_bytes },
         other => ForwardError::BodyBroke(other.to_string()),

@@ -18,6 +18,7 @@
 //! [`ResponseBody`] carries a caller's own answers too. What is not done here: HTTP/2's extended CONNECT (RFC 8441) is
 //! answered 501, and time-outs and limits of a request's head are the server's.
 
+mod attempt;
 mod balance;
 mod body;
 mod clock;

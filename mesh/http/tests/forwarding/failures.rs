@@ -1,5 +1,7 @@
 //! Nodes that refuse, break, fall silent and die: what goes elsewhere, what does not, and what the client is told.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -158,6 +160,75 @@ fn a_get_does_not_wait_for_a_node_that_does_not_accept() {
             assert!(hedged == 0 || began.elapsed() >= Duration::from_millis(300));
         }
         assert_eq!(front.stats.snapshot().in_flight, 0);
+    });
+}
+
+#[test]
+fn an_idempotent_request_leaves_a_node_that_is_suspected_and_another_waits_for_it() {
+    on_a_shard(async {
+        for method in ["GET", "POST"] {
+            let (asked, released) = (Rc::new(Cell::new(0)), Rc::new(tokio::sync::Notify::new()));
+            let (count, hold) = (asked.clone(), released.clone());
+            // Whoever is asked first hangs.
+            let hangs = move |_| {
+                count.set(count.get() + 1);
+                let (first, hold) = (count.get() == 1, hold.clone());
+                async move {
+                    if first {
+                        hold.notified().await;
+                    }
+                    Response::new(text(if first { "first" } else { "second" }))
+                }
+            };
+            let (one, two) = (Node::with(1, 64, hangs.clone()).await, Node::with(2, 64, hangs).await);
+            let front = Front::before(&[&one, &two]);
+            let request = Request::builder().method(method).uri("/service/web").header("host", "x");
+            let answer = front.send(request.body(text("")).unwrap());
+            let suspicion = async {
+                until("the first", || asked.get() == 1).await;
+                let first = if one.services.asked.load(Ordering::SeqCst) == 1 { &one } else { &two };
+                // What is heard from it takes the suspicion away again, so it is raised for as long as it takes.
+                let began = Instant::now();
+                while began.elapsed() < Duration::from_millis(700) && asked.get() == 1 {
+                    first.tunnel.suspect();
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                released.notify_one();
+            };
+            let (answer, ()) = tokio::join!(answer, suspicion);
+            let (by, attempts) = if method == "GET" { ("second", "2") } else { ("first", "1") };
+            assert_eq!(answer.headers()["x-hedgerow-attempts"], attempts);
+            assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), by);
+        }
+    });
+}
+
+#[test]
+fn a_request_waits_for_a_full_node_also_when_another_has_broken() {
+    on_a_shard(async {
+        let runs = Arc::new(AtomicUsize::new(0));
+        let dying = Node::by_hand(1, 8, dies(&runs, "")).await;
+        let full_for = AtomicUsize::new(5);
+        let (connect, mut connections) = tokio::sync::mpsc::unbounded_channel();
+        let filling = Node::by_hand(2, 8, move || {
+            if full_for.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+                return Opened::Refused(Refusal::Full);
+            }
+            let (mine, theirs) = tokio::io::duplex(1024);
+            connect.send(theirs).unwrap();
+            Opened::Fresh(mine)
+        })
+        .await;
+        let front = Front::before(&[&dying, &filling]);
+        let service = async {
+            let mut io = connections.recv().await.unwrap();
+            let _ = io.read(&mut [0; 1024]).await;
+            io.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+            io
+        };
+        let (answer, _open) = tokio::join!(front.get("/service/web"), service);
+        assert_eq!(answer.status(), 200);
+        assert_eq!(front.stats.snapshot().refusals[0], ("full", 5));
     });
 }
 

@@ -129,7 +129,7 @@ impl Services for TestServices {
 pub(crate) struct Node {
     pub(crate) services: Arc<TestServices>,
     pub(crate) id: NodeId,
-    tunnel: Tunnel,
+    pub(crate) tunnel: Tunnel,
     capacity: u32,
     /// Its end of the tunnel: closing it is the node's death.
     pub(crate) link: Arc<dyn Link>,
