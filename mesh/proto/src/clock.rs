@@ -29,11 +29,6 @@ impl Time {
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
-
-    /// The moment this much earlier, or the origin. Ages that peers state can be longer than the process has lived.
-    pub fn saturating_sub(self, earlier_by: Duration) -> Self {
-        Self(self.0.saturating_sub(earlier_by))
-    }
 }
 
 impl Add<Duration> for Time {
@@ -41,6 +36,14 @@ impl Add<Duration> for Time {
     /// The moment this much later, or the last one that can be said.
     fn add(self, later_by: Duration) -> Self {
         Self(self.0.saturating_add(later_by))
+    }
+}
+
+impl Sub<Duration> for Time {
+    type Output = Self;
+    /// The moment this much earlier, or the origin.
+    fn sub(self, earlier_by: Duration) -> Self {
+        Self(self.0.saturating_sub(earlier_by))
     }
 }
 
@@ -61,7 +64,7 @@ mod tests {
         let second = Duration::from_secs(1);
         assert_eq!(Time::ORIGIN + second - Time::ORIGIN, second);
         assert_eq!(Time::ORIGIN - (Time::ORIGIN + second), Duration::ZERO);
-        assert_eq!(Time::ORIGIN.saturating_sub(second), Time::ORIGIN);
+        assert_eq!(Time::ORIGIN - second, Time::ORIGIN);
         assert_eq!(Time::from_origin(Duration::MAX) + second, Time::from_origin(Duration::MAX));
     }
 }

@@ -150,25 +150,36 @@ impl Signed {
         Ok(Self { bytes: bytes.into(), hash })
     }
 
-    /// Reads and verifies a record from anybody: its length, its federation, its rules, its signature.
-    pub fn open(bytes: Bytes, federation: FederationId, limits: &Limits) -> Result<(Self, Record), RecordError> {
+    /// Reads it again, without the cost of verifying: its signature is known to hold.
+    pub(crate) fn reopen(&self, federation: FederationId, limits: &Limits) -> Result<Record, RecordError> {
+        Self::read(&self.bytes, federation, limits).map(|(record, _)| record)
+    }
+
+    /// Everything but the signature: the length, the federation, the rules.
+    fn read(bytes: &Bytes, federation: FederationId, limits: &Limits) -> Result<(Record, Envelope), RecordError> {
         if bytes.len() > limits.record_bytes_max {
             return Err(RecordError::TooLong { got_bytes: bytes.len(), max_bytes: limits.record_bytes_max });
         }
-        let envelope = Envelope::read(&bytes)?;
+        let envelope = Envelope::read(bytes)?;
         if envelope.federation != federation {
             return Err(RecordError::Federation(envelope.federation));
         }
-        let body = decode_content(&bytes, &envelope)?;
+        let body = decode_content(bytes, &envelope)?;
         check::body(&envelope.writer, &body, limits)?;
+        let Envelope { writer, incarnation, version, .. } = envelope;
+        Ok((Record { federation, writer, incarnation, version, body }, envelope))
+    }
+
+    /// Reads and verifies a record from anybody: its length, its federation, its rules, its signature.
+    pub fn open(bytes: Bytes, federation: FederationId, limits: &Limits) -> Result<(Self, Record), RecordError> {
+        let (record, envelope) = Self::read(&bytes, federation, limits)?;
         // The dearest check last: a signature costs as much as everything before it a hundred times.
         let signed = &bytes[..envelope.content_end];
         if !envelope.writer.verifies(&[DOMAIN, signed].concat(), &envelope.signature) {
             return Err(RecordError::Signature { writer: envelope.writer });
         }
         let hash = hash_of(&bytes);
-        let Envelope { writer, incarnation, version, .. } = envelope;
-        Ok((Self { bytes, hash }, Record { federation, writer, incarnation, version, body }))
+        Ok((Self { bytes, hash }, record))
     }
 }
 

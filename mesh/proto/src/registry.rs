@@ -1,0 +1,110 @@
+//! The registry: what every node has said, joined; who is there, and who has gone.
+//!
+//! Two things are kept apart. **What was said** is a map from key to the newest record, and joining two such maps is
+//! commutative, associative, idempotent and inflationary ([`join`]); it is what the digest covers. **Who is there** is
+//! what this replica concludes from it on its own clock ([`life`]): leases run, tunnels come and go, homes attach. It
+//! travels only as the ages that a synchronisation states, and no digest covers it.
+//!
+//! ```text
+//!            said             10 min without a sign of life            24 h
+//!  (nothing) ────▶ visible ─────────────────────────────────▶ lapsed ───────▶ (nothing)
+//!                     ▲                                         │
+//!                     └──── a sign of life: lease, tunnel, ─────┘
+//!                           attachment, a newer record
+//! ```
+//!
+//! A lapsed record is its own high-water mark: since marks are believed only with their signature, the bytes are kept,
+//! hidden, and refuse whatever is older on every path. A Leave is the mark of everything that its writer said up to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::clock::Time;
+use crate::id::{FederationId, NodeId};
+use crate::limits::Limits;
+
+mod conflict;
+mod index;
+mod join;
+mod life;
+mod quota;
+mod views;
+mod writer;
+
+pub use index::{Digest, Fingerprint, KeyHash, Prefix};
+pub use join::{Outcome, Source};
+pub use life::Wake;
+pub use quota::{Refused, SourcePrefix};
+pub use views::{Coordinator, GuestView, Presence, Reach, Worker};
+
+use index::Index;
+use quota::Quotas;
+use writer::Writer;
+
+/// One replica. Time comes in with each call; see [`Registry::poll_timeout`] for when to call without being asked.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    federation: FederationId,
+    limits: Limits,
+    writers: BTreeMap<NodeId, Writer>,
+    /// For each coordinator, those that name it as their home.
+    homes: BTreeMap<NodeId, BTreeSet<NodeId>>,
+    /// When to look at which writer again, and why: one entry for each that has a reason.
+    timers: BTreeMap<(Time, NodeId), Wake>,
+    quotas: Quotas,
+    index: Index,
+    generation: u64,
+}
+
+impl Registry {
+    /// An empty registry.
+    pub fn new(federation: FederationId, limits: Limits) -> Self {
+        Self {
+            federation,
+            limits,
+            writers: BTreeMap::new(),
+            homes: BTreeMap::new(),
+            timers: BTreeMap::new(),
+            quotas: Quotas::default(),
+            index: Index::default(),
+            generation: 0,
+        }
+    }
+
+    /// The federation that it is the registry of.
+    pub fn federation(&self) -> FederationId {
+        self.federation
+    }
+
+    /// Its bounds.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Counts the changes of what [`views`](Self::nodes) show: equal numbers, equal views.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// How many records it holds, marks included.
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The digest of what was said: equal digests mean equal registries.
+    pub fn digest(&self) -> Digest {
+        self.index.digest()
+    }
+
+    /// What synchronisation compares.
+    pub(crate) fn index(&self) -> &Index {
+        &self.index
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! What the registry shows: whoever has not lapsed, in order of id.
+
+use super::Registry;
+use super::writer::Writer;
+use crate::clock::Time;
+use crate::id::NodeId;
+use crate::record::{Body, Guest, GuestStatus, Kind, NodeRecord, Record, Signed};
+
+/// Whether a node is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Presence {
+    /// No tunnel, no lease that runs.
+    #[default]
+    Absent,
+    /// A lease runs that may be old news: worth dialling, not worth sending requests.
+    Provisional,
+    /// A tunnel is up, or a lease runs that has been seen to advance.
+    Here,
+}
+
+/// A coordinator that may be there.
+#[derive(Debug, Clone, Copy)]
+pub struct Coordinator<'a> {
+    /// What it said of itself, as it signed it.
+    pub signed: &'a Signed,
+    /// The same, read.
+    pub record: &'a Record,
+    /// What it says of itself.
+    pub node: &'a NodeRecord,
+    /// [`Presence::Here`] or [`Presence::Provisional`].
+    pub presence: Presence,
+}
+
+/// The way to a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// A tunnel of its own is up.
+    Tunnel,
+    /// Its home is there, and holds it.
+    ViaHome(NodeId),
+    /// There is none for now.
+    None,
+}
+
+/// A worker that has not lapsed.
+#[derive(Debug, Clone, Copy)]
+pub struct Worker<'a> {
+    /// What it said of itself, as it signed it.
+    pub signed: &'a Signed,
+    /// The same, read.
+    pub record: &'a Record,
+    /// What it says of itself.
+    pub node: &'a NodeRecord,
+    /// The way to it: it is routable if there is one.
+    pub reach: Reach,
+}
+
+/// An agent without a key of ours.
+#[derive(Debug, Clone, Copy)]
+pub struct GuestView<'a> {
+    /// The coordinator that speaks for it.
+    pub coordinator: NodeId,
+    /// Whether that one is there.
+    pub presence: Presence,
+    /// What it says of the agent.
+    pub guest: &'a Guest,
+}
+
+impl Registry {
+    /// All nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = &Record> {
+        self.shown().filter_map(|(_, writer)| Some(writer.node()?.0))
+    }
+
+    /// One node.
+    pub fn node(&self, id: &NodeId) -> Option<&Record> {
+        Some(self.writers.get(id).filter(|writer| !writer.lapsed)?.node()?.0)
+    }
+
+    /// What a node said of itself, as it signed it.
+    pub fn signed_node(&self, id: &NodeId) -> Option<&Signed> {
+        self.node(id)?;
+        Some(&self.writers.get(id)?.entry(Kind::NODE, &[])?.signed)
+    }
+
+    /// The coordinators that may be there.
+    pub fn coordinators(&self) -> impl Iterator<Item = Coordinator<'_>> {
+        self.shown().filter_map(|(_, writer)| {
+            let presence = writer.presence();
+            let (record, node) = writer.node()?;
+            let signed = &writer.entry(Kind::NODE, &[])?.signed;
+            let there = node.roles.coordinates() && presence != Presence::Absent;
+            there.then_some(Coordinator { signed, record, node, presence })
+        })
+    }
+
+    /// How many coordinators there are that have not lapsed: what a lease's time to live depends on.
+    pub fn coordinators_known(&self) -> usize {
+        self.quotas.coordinators()
+    }
+
+    /// The workers.
+    pub fn workers(&self) -> impl Iterator<Item = Worker<'_>> {
+        self.shown().filter_map(|(id, writer)| {
+            let (record, node) = writer.node()?;
+            let signed = &writer.entry(Kind::NODE, &[])?.signed;
+            node.roles.works().then(|| Worker { signed, record, node, reach: self.reach(id) })
+        })
+    }
+
+    /// The way to a node: its own tunnel first.
+    pub fn reach(&self, id: &NodeId) -> Reach {
+        match self.writers.get(id) {
+            Some(writer) if writer.met > 0 => Reach::Tunnel,
+            _ => match self.home_holds(id) {
+                Some((home, Presence::Here)) => Reach::ViaHome(home),
+                _ => Reach::None,
+            },
+        }
+    }
+
+    /// Whether a node is there, as its tunnel and its lease say.
+    pub fn presence(&self, id: &NodeId) -> Presence {
+        self.writers.get(id).map_or(Presence::Absent, Writer::presence)
+    }
+
+    /// The guests that have not gone, of coordinators that may be there. One that calls itself by the id of a node
+    /// that is here is not shown: it speaks for itself.
+    pub fn guests(&self) -> impl Iterator<Item = GuestView<'_>> {
+        self.shown().flat_map(move |(id, writer)| {
+            let presence = writer.presence();
+            let guests = writer.entries.values().filter_map(|entry| match &entry.record.body {
+                Body::Guest(guest) if guest.details.status != GuestStatus::Gone => Some(guest),
+                _ => None,
+            });
+            guests
+                .filter(move |guest| presence != Presence::Absent && !self.shadows(guest))
+                .map(move |guest| GuestView { coordinator: *id, presence, guest })
+        })
+    }
+
+    /// The guest of this id. If several coordinators speak for it, one that is there, and of those the one with the
+    /// smallest id, so that everybody says the same.
+    pub fn guest(&self, worker_id: &str) -> Option<GuestView<'_>> {
+        let guests = self.shown().filter_map(|(id, writer)| {
+            match &writer.entry(Kind::GUEST, worker_id.as_bytes())?.record.body {
+                Body::Guest(guest) if guest.details.status != GuestStatus::Gone => {
+                    Some(GuestView { coordinator: *id, presence: writer.presence(), guest })
+                }
+                _ => None,
+            }
+        });
+        guests
+            .filter(|view| view.presence != Presence::Absent && !self.shadows(view.guest))
+            .max_by_key(|view| (view.presence, std::cmp::Reverse(view.coordinator)))
+    }
+
+    /// How often a writer has said two different things in one place, of late, in thousandths: one time counts a
+    /// thousand, and half of that after ten minutes.
+    pub fn contradictions(&self, now: Time, id: &NodeId) -> u32 {
+        self.writers.get(id).map_or(0, |writer| writer.conflicts.thousandths(now))
+    }
+
+    fn shadows(&self, guest: &Guest) -> bool {
+        guest.worker_id.parse().is_ok_and(|id| self.node(&id).is_some())
+    }
+
+    fn shown(&self) -> impl Iterator<Item = (&NodeId, &Writer)> {
+        self.writers.iter().filter(|(_, writer)| !writer.lapsed)
+    }
+}
