@@ -10,12 +10,13 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::key::SecretKey;
+pub use libp2p::Multiaddr;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::Boxed;
 use libp2p::core::upgrade::Version;
 use libp2p::identity::{Keypair, PublicKey, ed25519};
 use libp2p::swarm::{Config, Executor, NetworkBehaviour, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm, Transport, connection_limits, identify, noise, ping, quic, tcp, yamux};
+use libp2p::{PeerId, Swarm, Transport, connection_limits, identify, noise, ping, quic, tcp, yamux};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
@@ -143,6 +144,19 @@ impl Host {
         self.status.subscribe()
     }
 
+    /// Puts a host of the binaries up and runs it in a task of its own for as long as somebody holds its status.
+    pub fn spawn(
+        key: &SecretKey,
+        federation: FederationId,
+        listen: &Multiaddr,
+    ) -> Result<watch::Receiver<HostStatus>, HostError> {
+        let key = keypair(key)?;
+        let host = Self::new(&key, federation, transport(&key)?, TokioExecutor, std::slice::from_ref(listen))?;
+        let status = host.status();
+        tokio::spawn(host.run());
+        Ok(status)
+    }
+
     /// Waits until an address is bound: the first of `--mesh-listen`, with its port where 0 was asked for.
     pub async fn bound(&mut self) -> Multiaddr {
         loop {
@@ -154,10 +168,13 @@ impl Host {
         }
     }
 
-    /// Runs until it is dropped.
-    pub async fn run(mut self) -> std::convert::Infallible {
+    /// Runs for as long as somebody holds its status.
+    pub async fn run(mut self) {
         loop {
-            let event = self.swarm.select_next_some().await;
+            let event = tokio::select! {
+                event = self.swarm.select_next_some() => event,
+                () = self.status.closed() => return,
+            };
             self.on_event(event);
         }
     }

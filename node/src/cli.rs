@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use hedgerow_mesh::host::Multiaddr;
 use hedgerow_process::logging::LogFormat;
 use hedgerow_proto::id::NodeId;
 use serde::Deserialize;
@@ -60,7 +61,7 @@ pub struct JoinArgs {
     /// Where a coordinator's libp2p listens; accepted for later, without effect in this version
     /// [env: HEDGEROW_MESH_LISTEN]
     #[arg(long, value_name = "MULTIADDR", value_parser = multiaddr)]
-    pub mesh_listen: Option<String>,
+    pub mesh_listen: Option<Multiaddr>,
     /// Where the node is, in your own words, shown to others; up to 64 bytes [env: HEDGEROW_LOCATION or LOCATION]
     #[arg(long, value_name = "TEXT")]
     pub location: Option<String>,
@@ -141,13 +142,11 @@ pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("{text:?} is not ADDRESS:PORT; write for example 127.0.0.1:8787 or 0.0.0.0:8787"))
 }
 
-/// Reads the address of `--mesh-listen`, as far as this version needs to know it.
-pub fn multiaddr(text: &str) -> Result<String, String> {
-    if text.starts_with('/') && text.len() > 1 {
-        Ok(text.to_owned())
-    } else {
-        Err(format!("{text:?} is not a multiaddr; write for example /ip4/0.0.0.0/udp/4001/quic-v1"))
-    }
+/// Reads the address of `--mesh-listen`.
+pub fn multiaddr(text: &str) -> Result<Multiaddr, String> {
+    text.parse().map_err(|error| {
+        format!("{text:?} is not a multiaddr ({error}); write for example /ip4/0.0.0.0/udp/4001/quic-v1")
+    })
 }
 
 #[cfg(test)]

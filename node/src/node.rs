@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
+use hedgerow_mesh::host::{self, HostStatus};
 use hedgerow_process::shutdown::{self, Shutdown};
 use hedgerow_proto::id::FederationId;
 use hedgerow_proto::record::{Body, Roles, ServiceHealth};
@@ -52,6 +53,7 @@ pub struct Node {
 struct Membership {
     author: Arc<Author>,
     config: DialConfig,
+    host: watch::Receiver<HostStatus>,
 }
 
 impl Node {
@@ -126,7 +128,11 @@ impl Node {
         let Identity { epoch, incarnation, .. } = &self.identity;
         let key = self.identity.key();
         let author = Arc::new(Author::new(key.clone(), federation, *incarnation, *epoch));
-        let record = publish(author.clone(), self.profile.clone(), self.services.clone())
+        let host = match &self.profile.mesh_listen {
+            Some(address) => host::Host::spawn(key, federation, address).map_err(|error| error.to_string())?,
+            None => watch::Sender::new(HostStatus::default()).subscribe(),
+        };
+        let record = publish(author.clone(), self.profile.clone(), self.services.clone(), host.clone())
             .map_err(|error| format!("this node's record cannot be signed: {error}"))?;
         let (coordinators, mut hints) = mpsc::channel::<Vec<Vec<u8>>>(COORDINATOR_HINTS);
         tokio::spawn(async move {
@@ -150,8 +156,30 @@ impl Node {
             lanes_max: LANES_MAX,
             seed: self.seed(),
         };
-        memberships.insert(federation, Membership { author, config: config.clone() });
+        memberships.insert(federation, Membership { author, config: config.clone(), host });
         Ok(config)
+    }
+
+    /// The addresses at which other coordinators can dial it.
+    pub fn mesh_addresses(&self) -> Vec<String> {
+        let memberships = self.memberships.lock().unwrap_or_else(PoisonError::into_inner);
+        let listening = |membership: &Membership| membership.host.borrow().listening.clone();
+        memberships.values().flat_map(listening).map(|address| address.to_string()).collect()
+    }
+
+    /// Waits until its libp2p host is bound, where it has one and is in a federation.
+    pub async fn mesh_bound(&self) {
+        if self.profile.mesh_listen.is_none() {
+            return;
+        }
+        let hosts: Vec<_> = {
+            let memberships = self.memberships.lock().unwrap_or_else(PoisonError::into_inner);
+            memberships.values().map(|membership| membership.host.clone()).collect()
+        };
+        for mut host in hosts {
+            // An error says that the host has ended, which its log has told.
+            let _ = host.wait_for(|status| !status.listening.is_empty()).await;
+        }
     }
 
     /// Says Leave in every federation and takes nothing new.
@@ -199,6 +227,7 @@ impl control::Node for Node {
                 shutdown::Stage::Draining | shutdown::Stage::Stopping => Stage::Draining,
             },
             listen: self.listen().map(|address| address.to_string()),
+            mesh_listen: self.mesh_addresses(),
             requests: services.iter().map(|service| service.requests).sum(),
             requests_running: services.iter().map(|service| service.in_use).sum(),
             entries: self.entries().into_iter().map(entry_status).collect(),

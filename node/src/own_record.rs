@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use hedgerow_mesh::host::{HostStatus, Multiaddr};
 use hedgerow_proto::id::FederationId;
 use hedgerow_proto::key::SecretKey;
+use hedgerow_proto::limits::Limits;
 use hedgerow_proto::record::{Body, NodeRecord, RecordError, Roles, Signed, Version};
 use tokio::sync::watch;
 use tracing::{debug, error};
@@ -28,6 +30,8 @@ pub struct Profile {
     pub roles: Roles,
     /// Where it is.
     pub location: String,
+    /// Where other coordinators can dial it.
+    pub mesh_listen: Option<Multiaddr>,
 }
 
 impl Author {
@@ -42,40 +46,57 @@ impl Author {
         Signed::sign(&self.key, self.federation, self.incarnation, version, body).map(|signed| signed.bytes().clone())
     }
 
-    /// The node's record as its services are now.
-    pub fn node(&self, profile: &Profile, services: &LocalServices) -> Result<Bytes, RecordError> {
+    /// The node's record as its services and its libp2p addresses are now.
+    pub fn node(
+        &self,
+        profile: &Profile,
+        services: &LocalServices,
+        addresses: &[Multiaddr],
+    ) -> Result<Bytes, RecordError> {
         self.sign(&Body::Node(NodeRecord {
             roles: profile.roles,
             location: profile.location.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             services: services.offers(),
-            multiaddrs: Vec::new(),
+            multiaddrs: addresses
+                .iter()
+                .take(Limits::PRODUCTION.multiaddrs_per_node_max)
+                .map(ToString::to_string)
+                .collect(),
             home: None,
         }))
     }
 }
 
-/// The record now, and again whenever the health of a service changes.
+/// The record now, and again whenever the health of a service changes or the addresses of the node's libp2p host do.
 pub fn publish(
     author: Arc<Author>,
     profile: Profile,
     services: Arc<LocalServices>,
+    mut host: watch::Receiver<HostStatus>,
 ) -> Result<watch::Receiver<Bytes>, RecordError> {
     let mut changes = services.health_changes();
     changes.mark_unchanged();
-    let (sender, receiver) = watch::channel(author.node(&profile, &services)?);
+    let mut addresses = host.borrow_and_update().listening.clone();
+    let (sender, receiver) = watch::channel(author.node(&profile, &services, &addresses)?);
     tokio::spawn(async move {
         loop {
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
+                Ok(()) = host.changed() => {
+                    let now = &host.borrow_and_update().listening;
+                    if *now == addresses {
+                        continue;
+                    }
+                    addresses.clone_from(now);
+                }
                 () = sender.closed() => return,
             }
-            match author.node(&profile, &services) {
+            match author.node(&profile, &services, &addresses) {
                 Ok(record) => {
                     debug!("the record is said anew");
                     sender.send_replace(record);
                 }
-                // Only the health differs from a record that was signed: it has the same length.
                 Err(error) => error!(%error, "the node's record cannot be signed any more"),
             }
         }

@@ -12,7 +12,7 @@ use hedgerow_proto::record::Signed;
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::bootstrap::Bootstrap;
 use crate::control::Control;
@@ -41,6 +41,7 @@ struct Ready {
     node_id: String,
     federation: Option<String>,
     listen: Option<String>,
+    mesh_listen: Vec<String>,
     entries: Vec<ReadyEntry>,
     data_dir: String,
     pid: u32,
@@ -68,7 +69,11 @@ pub async fn join(settings: Settings) -> Result<(), Failure> {
     let shutdown =
         Shutdown::on_signals().map_err(|error| Failure::runtime(format!("cannot listen for signals: {error}")))?;
     let services = Arc::new(LocalServices::new(settings.services.clone()));
-    let profile = Profile { roles: settings.roles, location: settings.location.clone() };
+    let profile = Profile {
+        roles: settings.roles,
+        location: settings.location.clone(),
+        mesh_listen: settings.mesh_listen.clone(),
+    };
     let lan = settings.listen.map(lan::bind).transpose()?;
     check_record(&identity, &profile, &services)?;
     let node = Node::new(identity, profile, services, shutdown, settings.data_dir.clone());
@@ -115,7 +120,7 @@ fn check_record(identity: &Identity, profile: &Profile, services: &LocalServices
     let federation = FederationId([0; 32]);
     let author = Author::new(identity.key().clone(), federation, identity.incarnation, identity.epoch);
     author
-        .node(profile, services)
+        .node(profile, services, profile.mesh_listen.as_slice())
         .and_then(|bytes| Signed::open(bytes, federation, &Limits::PRODUCTION))
         .map(drop)
         .map_err(|error| {
@@ -146,9 +151,6 @@ fn greet(settings: &Settings, node: &Node) {
             "this variable is set and means nothing to this node: its id is its key, and it offers the services that are named"
         );
     }
-    if settings.mesh_listen.is_some() {
-        warn!("--mesh-listen has no effect in this version: coordinators have no libp2p connections to each other yet");
-    }
 }
 
 /// Starts the probes, and waits until each service is known to be up or down, so that the first record is true.
@@ -176,6 +178,8 @@ async fn serve(
         if entries.any_up()
             && let Some(file) = ready_file.take()
         {
+            // A moment at most: the host was put up before the first tunnel was dialled.
+            let _ = timeout(FIRST_PROBES_WITHIN, node.mesh_bound()).await;
             file.write(&ready(node))?;
         }
         tokio::select! {
@@ -200,6 +204,7 @@ fn ready(node: &Node) -> Ready {
         node_id: node.identity.key().id().to_string(),
         federation: node.federation().map(|federation| federation.to_string()),
         listen: node.listen().map(|address| address.to_string()),
+        mesh_listen: node.mesh_addresses(),
         entries: node.entries().into_iter().map(entry).collect(),
         data_dir: node.data_dir.display().to_string(),
         pid: std::process::id(),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use hedgerow_mesh::host::Multiaddr;
 use hedgerow_process::config::{self, ConfigError};
 use hedgerow_process::exit::Failure;
 use hedgerow_process::logging::LogFormat;
@@ -34,8 +35,8 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// Where to serve on the LAN.
     pub listen: Option<SocketAddr>,
-    /// For later.
-    pub mesh_listen: Option<String>,
+    /// Where other coordinators can dial it.
+    pub mesh_listen: Option<Multiaddr>,
     /// Where the node is, in its operator's words.
     pub location: String,
     /// Where to say that it is ready.
@@ -55,7 +56,7 @@ pub struct File {
     role: Option<RoleChoice>,
     data_dir: Option<PathBuf>,
     listen: Option<Text<ListenAddress>>,
-    mesh_listen: Option<Text<Multiaddr>>,
+    mesh_listen: Option<Text<MeshListen>>,
     location: Option<String>,
     entry_key: OneOrMany<NodeId>,
     entry_ca: Option<PathBuf>,
@@ -137,9 +138,9 @@ impl FromStr for ListenAddress {
 }
 
 #[derive(Debug)]
-struct Multiaddr(String);
+struct MeshListen(Multiaddr);
 
-impl FromStr for Multiaddr {
+impl FromStr for MeshListen {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         cli::multiaddr(text).map(Self)
@@ -220,11 +221,21 @@ impl Settings {
             None => listen_variables(environment)?.or(file.listen.map(|text| text.0.0)),
         };
         let services = in_order(services)?;
+        let roles = roles(role, &services)?;
+        let mesh_listen = args
+            .mesh_listen
+            .or(environment.value::<MeshListen>(&["HEDGEROW_MESH_LISTEN"])?.map(|address| address.0))
+            .or(file.mesh_listen.map(|text| text.0.0));
+        if mesh_listen.is_some() && !roles.coordinates() {
+            return Err(Failure::usage("--mesh-listen is for coordinators, and this node is a worker")
+                .means("nobody would dial it there")
+                .advice("add --role both, or leave --mesh-listen out"));
+        }
         Ok(Self {
             entries: at_least_one(unique(entries))?,
             entry_keys: first_of([args.entry_keys, environment.list(&["HEDGEROW_ENTRY_KEY"])?, file.entry_key.0]),
             entry_ca: args.entry_ca.or_else(|| environment.path("HEDGEROW_ENTRY_CA")).or(file.entry_ca),
-            roles: roles(role, &services)?,
+            roles,
             services,
             data_dir: args
                 .data_dir
@@ -232,10 +243,7 @@ impl Settings {
                 .or(file.data_dir)
                 .map_or_else(|| default_data_dir(environment), Ok)?,
             listen,
-            mesh_listen: args
-                .mesh_listen
-                .or(environment.value::<Multiaddr>(&["HEDGEROW_MESH_LISTEN"])?.map(|address| address.0))
-                .or(file.mesh_listen.map(|text| text.0.0)),
+            mesh_listen,
             location: location(
                 args.location
                     .or_else(|| environment.text(&["HEDGEROW_LOCATION", "LOCATION"]).map(|(_, text)| text))

@@ -27,6 +27,9 @@ pub struct Status {
     pub stage: Stage,
     /// Where it serves on the LAN.
     pub listen: Option<String>,
+    /// The multiaddrs at which other coordinators can dial it.
+    #[serde(default)]
+    pub mesh_listen: Vec<String>,
     /// Requests taken since it started.
     pub requests: u64,
     /// Requests running now.
@@ -169,6 +172,9 @@ impl Status {
         if let Some(listen) = &self.listen {
             let _ = writeln!(out, "  serving its own services on http://{listen}");
         }
+        for address in &self.mesh_listen {
+            let _ = writeln!(out, "  listening for coordinators on {address}");
+        }
         let _ = writeln!(out, "  {} taken, {} running", plural(self.requests, "request"), self.requests_running);
         let _ = writeln!(out, "\n{}", self.entries_table());
         if self.services.is_empty() {
@@ -283,6 +289,7 @@ mod tests {
             data_dir: "/data".into(),
             uptime_ms: 61_000,
             stage: Stage::Running,
+            mesh_listen: vec!["/ip4/192.168.1.5/udp/4001/quic-v1".into()],
             listen: None,
             requests: 1,
             requests_running: 0,
