@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use hedgerow_proto::frame::{Preface, ServiceConnection, StreamKind};
+use hedgerow_proto::frame::{Preface, Refusal, ServiceConnection, StreamKind};
 use hedgerow_proto::retry::{Failure, Repeat};
 use hedgerow_tunnel::{Breakage, Exchange, Verdict};
 use http::header::{CONNECTION, UPGRADE};
@@ -115,9 +115,13 @@ impl<D: Directory> Inner<D> {
 
     async fn open(&self, candidate: &Candidate, kind: StreamKind) -> Result<Connection, Miss> {
         bump(&self.stats.streams_opened);
-        let opened = tokio::time::timeout(self.config.accept_timeout, candidate.tunnel.open()).await;
-        let Ok(Ok(stream)) = opened else { return Err(Miss::Node(Failure::NotSent)) };
-        Connection::new(stream, kind).await.map_err(|_| Miss::Node(Failure::NotSent))
+        let patience = self.config.accept_patience + candidate.tunnel.rtt();
+        match tokio::time::timeout(patience, candidate.tunnel.open()).await {
+            Ok(Ok(stream)) => Connection::new(stream, kind).await.map_err(|_| Miss::Node(Failure::NotSent)),
+            Ok(Err(_)) => Err(Miss::Node(Failure::NotSent)),
+            // A stream is had at once, unless the node allows no more at a time than there are.
+            Err(_) => Err(Miss::Node(Failure::Refused(Refusal::Full))),
+        }
     }
 
     /// Waits for the head of the answer, and watches the node meanwhile.

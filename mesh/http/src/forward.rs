@@ -124,22 +124,23 @@ impl<D: Directory> Forwarder<D> {
         let extended_connect = request.extensions().get::<hyper::ext::Protocol>().is_some();
         let (parts, body) = request.into_parts();
         let path = parts.uri.clone();
+        let mut attempts = 0;
         let result = match form {
             Err(ForwardError::Connect) if extended_connect => Err(ForwardError::ExtendedConnect),
             Err(error) => Err(error),
-            Ok(()) => match inner.job(parts, path.path(), body.into(), peer, request_id) {
+            Ok(()) => match inner.job(parts, path.path(), body.into(), peer, (&id_text, request_id)) {
                 Ok(mut job) => {
                     let result = inner.run(&mut job).await;
-                    result.map(|answer| (answer, job.attempts.count() + 1))
+                    attempts = job.attempts.count() + usize::from(result.is_ok());
+                    result
                 }
                 Err(error) => Err(error),
             },
         };
         let mut response = match result {
-            Ok((Answer { mut response, served_by }, attempts)) => {
+            Ok(Answer { mut response, served_by }) => {
                 bump(&inner.stats.answered);
                 response.headers_mut().insert(X_SERVED_BY, served_by);
-                response.headers_mut().insert(X_ATTEMPTS, HeaderValue::from(attempts));
                 response
             }
             Err(error) => {
@@ -149,6 +150,7 @@ impl<D: Directory> Forwarder<D> {
             }
         };
         inner.config.cors.apply(origin.as_ref(), response.headers_mut());
+        response.headers_mut().insert(X_ATTEMPTS, HeaderValue::from(attempts));
         response.headers_mut().insert(X_REQUEST_ID, id_text);
         if now().saturating_sub(inner.swept.get()) >= SWEEP_INTERVAL {
             self.sweep();
@@ -165,7 +167,7 @@ impl<D: Directory> Inner<D> {
         path: &'a str,
         body: RequestBody,
         peer: &Peer,
-        request_id: RequestId,
+        (id_text, request_id): (&HeaderValue, RequestId),
     ) -> Result<Job<'a>, ForwardError> {
         let route = route::parse(path).unwrap_or(Err(route::RouteError::Service))?;
         let repeat = Repeat::of_method(head.method.as_str());
@@ -179,6 +181,7 @@ impl<D: Directory> Inner<D> {
         let upgrade = if upload.is_empty() { upgrade::asked(&mut head) } else { None };
         let uri = target::for_service(route.rest, head.uri.query())?;
         headers::to_service(&mut head, uri, route.prefix, peer, brings);
+        head.headers.insert(X_REQUEST_ID, id_text.clone());
         if let Some(asked) = &upgrade {
             head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             head.headers.insert(UPGRADE, asked.protocol.clone());

@@ -19,12 +19,13 @@ async fn mirror(request: Request<Incoming>) -> Response<AnyBody> {
     let got = body.collect().await.unwrap().to_bytes();
     let header = |name: &str| parts.headers.get(name).map_or("-", |value| value.to_str().unwrap()).to_owned();
     let told = format!(
-        "{} {} host={} prefix={} for={} length={} te={} body={}",
+        "{} {} host={} prefix={} for={} id={} length={} te={} body={}",
         parts.method,
         parts.uri,
         header("host"),
         header("x-forwarded-prefix"),
         header("x-forwarded-for"),
+        header("x-request-id").len(),
         header("content-length"),
         header("transfer-encoding"),
         got.len(),
@@ -47,8 +48,7 @@ fn a_service_sees_its_own_authority_and_the_rest_of_the_target() {
         assert_eq!(answer.headers()["x-hedgerow-attempts"], "1");
         assert_eq!(answer.headers()["access-control-allow-origin"], "*");
         assert!(answer.headers().contains_key("x-request-id"));
-        let told =
-            "GET /a%2Fb/../c?x=%20&y=%C3%A9 host=127.0.0.1:8000 prefix=/service/web for=127.0.0.1 length=- te=- body=0";
+        let told = "GET /a%2Fb/../c?x=%20&y=%C3%A9 host=127.0.0.1:8000 prefix=/service/web for=127.0.0.1 id=32 length=- te=- body=0";
         assert_eq!(body(answer).await, told);
         let answer = front.get(&format!("/service/~{}/web", node.id)).await;
         assert!(body(answer).await.starts_with("GET / host"));

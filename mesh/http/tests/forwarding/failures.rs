@@ -253,6 +253,47 @@ fn requests_in_flight_survive_the_death_of_their_node() {
 }
 
 #[test]
+fn two_thousand_gets_survive_the_deaths_of_nodes() {
+    on_a_shard(async {
+        let (mut nodes, done) = (Vec::new(), Rc::new(Cell::new(0)));
+        for seed in 1..=4 {
+            let turns = Rc::new(Cell::new(0_u32));
+            let handler = move |_| {
+                turns.set(turns.get() + 1);
+                let long = turns.get() % 7 == 0;
+                async move {
+                    // Some are under way when the node dies, and some of those have begun to answer.
+                    for _ in 0..if long { 50 } else { 1 } {
+                        tokio::task::yield_now().await;
+                    }
+                    Response::new(text(vec![b'x'; if long { 60_000 } else { 1000 }]))
+                }
+            };
+            nodes.push(Node::with(seed, 64, handler).await);
+        }
+        let front = Front::before(&nodes.iter().collect::<Vec<_>>());
+        let client = async || {
+            for _ in 0..125 {
+                let answer = front.get("/service/web").await;
+                assert_eq!(answer.status(), 200);
+                let length = answer.into_body().collect().await.unwrap().to_bytes().len();
+                assert!(length == 1000 || length == 60_000);
+                done.set(done.get() + 1);
+            }
+        };
+        let killer = async {
+            for (index, node) in nodes.iter().take(3).enumerate() {
+                until("progress", || done.get() > 400 * (index + 1) && node.services.taken.load(Ordering::SeqCst) > 0)
+                    .await;
+                node.link.close(close::GOING, "killed");
+            }
+        };
+        tokio::join!(futures_util::future::join_all((0..16).map(|_| client())), killer);
+        assert_eq!((done.get(), front.stats.snapshot().answered), (2000, 2000));
+    });
+}
+
+#[test]
 fn a_refused_post_with_nowhere_to_go_has_not_run_and_the_client_is_told_so() {
     on_a_shard(async {
         let node = Node::by_hand(1, 8, || Opened::Refused(Refusal::ServiceDown)).await;
