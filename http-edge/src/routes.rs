@@ -1,0 +1,167 @@
+//! Which request goes where: to a service, or to what the entry answers itself.
+
+use std::rc::Rc;
+
+use hedgerow_http::{Peer, Problem, RequestBody, ResponseBody, Scheme, check_form, is_routed, request_id};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, ORIGIN};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use serde::Serialize;
+
+use crate::head_guard::Framing;
+use crate::shard::Shard;
+use crate::views;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What our own endpoints answer to.
+const READ_ONLY: &str = "GET, HEAD, OPTIONS";
+
+/// A client's connection, for each of its requests.
+pub(crate) struct Client {
+    pub(crate) peer: Peer,
+    pub(crate) scheme: Scheme,
+}
+
+/// An answer of our own, or what is wrong with the request.
+pub(crate) type Answer = Result<Response<ResponseBody>, Box<Problem>>;
+
+/// Answers one request. Never fails: errors are answers too.
+pub(crate) async fn answer(
+    shard: &Rc<Shard>,
+    client: &Client,
+    framing: Framing,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let response = match refuse(&request, framing) {
+        Some(problem) => closing(finish(shard, &request, Err(problem.into()))),
+        None if is_routed(request.uri().path()) => {
+            shard.forwarder.forward(request.map(RequestBody::from), &client.peer).await
+        }
+        None => finish(shard, &request, own(shard, client, &request)),
+    };
+    shard.counters.answered(response.status());
+    response
+}
+
+/// What no request may be, whomever it is for.
+fn refuse(request: &Request<Incoming>, framing: Framing) -> Option<Problem> {
+    if framing == Framing::Ambiguous {
+        return Some(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "ambiguous-length",
+            "Two lengths",
+            "the request has both Content-Length and Transfer-Encoding, so that two servers could take it for two different \
+             requests; nothing was done, and the connection is closed",
+        ));
+    }
+    if request.version() == Version::HTTP_11 && request.headers().get_all(HOST).iter().count() != 1 {
+        return Some(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "host",
+            "Not one Host",
+            "a request of HTTP/1.1 has exactly one Host field",
+        ));
+    }
+    // Services' requests are checked on their way.
+    let path = request.uri().path();
+    let form = check_form(request.method(), request.version(), request.uri());
+    form.err().filter(|_| !is_routed(path)).map(|error| error.problem())
+}
+
+/// The entry's own endpoints.
+fn own(shard: &Shard, client: &Client, request: &Request<Incoming>) -> Answer {
+    let (common, path) = (&shard.common, request.uri().path());
+    let answer: fn(&Shard, &Client, &HeaderMap) -> Response<ResponseBody> = match path {
+        "/" => |shard, client, headers| {
+            let here = here(shard, client, headers);
+            json(&views::welcome(&shard.common.federation, &here))
+        },
+        "/health" => |shard, _, _| json(&views::health(&shard.common.federation.snapshot())),
+        "/mesh/bootstrap" => |shard, _, _| {
+            let (common, settings) = (&shard.common, &shard.common.settings);
+            let public = settings.tunnel_public.as_ref();
+            json(&views::bootstrap(&common.federation, public, common.bound.tunnel.port()))
+        },
+        "/mesh/registry" => |shard, _, _| json(&views::registry(&shard.common.federation)),
+        _ => return Err(not_found(path, common.federation.snapshot().is_empty()).into()),
+    };
+    reading(request.method(), || answer(shard, client, request.headers()))
+}
+
+/// Answers GET and HEAD, and says so to other methods.
+pub(crate) fn reading(method: &Method, answer: impl FnOnce() -> Response<ResponseBody>) -> Answer {
+    match *method {
+        // hyper leaves the body of an answer to HEAD away.
+        Method::GET | Method::HEAD => Ok(answer()),
+        Method::OPTIONS => {
+            let mut response = Response::new(ResponseBody::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(READ_ONLY));
+            Ok(response)
+        }
+        _ => {
+            let detail = format!("{method} means nothing here; this can be read with GET");
+            let status = StatusCode::METHOD_NOT_ALLOWED;
+            Err(Problem::new(status, "method", "Method not allowed", detail).allow(READ_ONLY).into())
+        }
+    }
+}
+
+fn not_found(path: &str, nobody: bool) -> Problem {
+    let detail = if path.starts_with("/api/") {
+        "this entry has no such endpoint, and passes none of /api/ on but /api/service/{name}/{path}".to_owned()
+    } else if nobody {
+        "nothing is here; services are under /service/{name}/, and no node has a tunnel to this entry yet".to_owned()
+    } else {
+        "nothing is here; services are under /service/{name}/, and GET /mesh/registry says which there are".to_owned()
+    };
+    Problem::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail)
+}
+
+/// The URL under which the client can call again.
+fn here(shard: &Shard, client: &Client, headers: &HeaderMap) -> String {
+    if let Some(url) = &shard.common.settings.public_url {
+        return url.to_string();
+    }
+    let plain = |host: &&str| host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b));
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).filter(plain);
+    host.map_or_else(String::new, |host| format!("{}://{host}", client.scheme.as_str()))
+}
+
+/// An answer of ours in JSON, that nobody keeps.
+pub(crate) fn json(value: &impl Serialize) -> Response<ResponseBody> {
+    let Ok(mut body) = serde_json::to_vec_pretty(value) else {
+        let broken = "the answer could not be written as JSON: this is a fault of the entry";
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        return Problem::new(status, "internal", "Internal error", broken).into_response();
+    };
+    body.push(b'\n');
+    let mut response = Response::new(ResponseBody::full(body));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// What follows the request on its connection cannot be trusted: it ends here.
+fn closing(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// What every answer of ours carries.
+fn finish(shard: &Shard, request: &Request<Incoming>, answer: Answer) -> Response<ResponseBody> {
+    let (asked, cors) = (request.headers(), &shard.common.settings.cors);
+    let (id, _) = request_id(asked, &mut shard.random.borrow_mut());
+    let mut response = match (answer, cors.preflight(request.method(), asked)) {
+        (Ok(_), Some(preflight)) => preflight,
+        (answer, _) => {
+            let named =
+                |problem: Box<Problem>| problem.request_id(String::from_utf8_lossy(id.as_bytes())).into_response();
+            let mut response = answer.unwrap_or_else(named);
+            cors.apply(asked.get(ORIGIN), response.headers_mut());
+            response
+        }
+    };
+    response.headers_mut().insert(X_REQUEST_ID, id);
+    response
+}

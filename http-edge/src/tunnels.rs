@@ -1,0 +1,161 @@
+//! Tunnels coming in on one thread: from the first packet to the end of the connection.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hedgerow_proto::frame::{Hello, close};
+use hedgerow_proto::limits::Limits;
+use hedgerow_tunnel::quic::Acceptor;
+use hedgerow_tunnel::{EntryIdentity, TunnelError, TunnelEvents, welcome};
+use tokio::task::spawn_local;
+use tracing::debug;
+
+use crate::cidr::Cidr;
+use crate::federation::{Federation, Place};
+use crate::metrics::Counters;
+
+/// Handshakes at once on one thread: each costs a millisecond of CPU and waits for the peer up to five seconds. After a
+/// restart a thousand nodes come back in two seconds.
+const HANDSHAKES_MAX: usize = 512;
+/// From here on, a peer proves first that it receives at the address that it names, which costs it a round trip and a
+/// forger of addresses the attack (RFC 9000 §8.1).
+const HANDSHAKES_BEFORE_RETRY: usize = 128;
+/// Handshakes at once of one source.
+const HANDSHAKES_PER_SOURCE_MAX: usize = 64;
+
+/// What the tunnels of one thread need.
+pub(crate) struct Gatehouse {
+    pub(crate) federation: Arc<Federation>,
+    pub(crate) counters: Arc<Counters>,
+    acceptor: Acceptor,
+    hello: Hello,
+    handshakes: RefCell<Handshakes>,
+}
+
+#[derive(Default)]
+struct Handshakes {
+    all: usize,
+    by_source: HashMap<Cidr, usize>,
+}
+
+impl Gatehouse {
+    /// For thread `shard` of `shards`.
+    pub(crate) fn new(
+        federation: Arc<Federation>,
+        counters: Arc<Counters>,
+        identity: &EntryIdentity,
+        shard: usize,
+        shards: usize,
+    ) -> Result<Self, TunnelError> {
+        let number = |n: usize| u16::try_from(n).expect("the settings allow no more than 256 threads");
+        let hello = Hello {
+            federation: identity.federation,
+            incarnation: identity.incarnation,
+            shard: number(shard),
+            shards: number(shards),
+        };
+        let acceptor = Acceptor::new(identity)?;
+        Ok(Self { federation, counters, acceptor, hello, handshakes: RefCell::default() })
+    }
+
+    /// Takes tunnels in until the endpoint is closed.
+    pub(crate) async fn accept(self: Rc<Self>, endpoint: quinn::Endpoint) {
+        while let Some(incoming) = endpoint.accept().await {
+            let address = incoming.remote_address().ip();
+            let Some(busy) = self.begin(address) else {
+                self.counters.tunnels_turned_away.add(1);
+                incoming.refuse();
+                continue;
+            };
+            if self.handshakes.borrow().all > HANDSHAKES_BEFORE_RETRY && !incoming.remote_address_validated() {
+                // The only error is that it has been validated after all.
+                let _ = incoming.retry();
+                continue;
+            }
+            spawn_local(self.clone().tunnel(incoming, busy));
+        }
+    }
+
+    async fn tunnel(self: Rc<Self>, incoming: quinn::Incoming, busy: Busy) {
+        // Nodes of this very machine are the operator's own: no quota by address for them.
+        let near = incoming.remote_address().ip().to_canonical().is_loopback();
+        let source = (!near).then_some(busy.source);
+        match self.welcome(incoming, source).await {
+            Ok((place, events)) => {
+                drop(busy);
+                self.listen(place, events).await;
+            }
+            Err(TunnelError::Rejected(reject)) => {
+                self.counters.tunnels_rejected.add(1);
+                debug!(reason = ?reject.reason, message = reject.message, "a node was not let in");
+            }
+            Err(error) => {
+                self.counters.handshakes_failed.add(1);
+                debug!(%error, "a tunnel did not come up");
+            }
+        }
+    }
+
+    async fn welcome(
+        &self,
+        incoming: quinn::Incoming,
+        source: Option<Cidr>,
+    ) -> Result<(Place, TunnelEvents), TunnelError> {
+        let link = Arc::new(self.acceptor.handshake(incoming).await?);
+        let gate = self.federation.gate(source);
+        let (tunnel, events, signed, record) = welcome(link, self.hello.clone(), &Limits::PRODUCTION, &gate).await?;
+        // Between the gate and here another connection of the same node may have come.
+        let place = self.federation.join(self.hello.shard.into(), source, tunnel.clone(), signed, record);
+        let place = place.map_err(|reject| {
+            tunnel.close(close::REPLACED, &reject.message);
+            TunnelError::Rejected(reject)
+        })?;
+        self.counters.tunnels_accepted.add(1);
+        Ok((place, events))
+    }
+
+    async fn listen(&self, place: Place, mut events: TunnelEvents) {
+        loop {
+            let event = events.next().await;
+            if self.federation.heard(&place, event).is_break() {
+                return;
+            }
+        }
+    }
+
+    fn begin(self: &Rc<Self>, address: IpAddr) -> Option<Busy> {
+        let source = Cidr::source(address);
+        let mut handshakes = self.handshakes.borrow_mut();
+        let of_source = handshakes.by_source.get(&source).copied().unwrap_or(0);
+        // Peers of this machine are its own: they are bounded by the sum alone.
+        let too_many = of_source >= HANDSHAKES_PER_SOURCE_MAX && !address.to_canonical().is_loopback();
+        if handshakes.all >= HANDSHAKES_MAX || too_many {
+            return None;
+        }
+        handshakes.all += 1;
+        *handshakes.by_source.entry(source).or_default() += 1;
+        Some(Busy { gatehouse: self.clone(), source })
+    }
+}
+
+/// A handshake that counts while this lives.
+struct Busy {
+    gatehouse: Rc<Gatehouse>,
+    source: Cidr,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let mut handshakes = self.gatehouse.handshakes.borrow_mut();
+        handshakes.all -= 1;
+        if let Some(count) = handshakes.by_source.get_mut(&self.source) {
+            *count -= 1;
+            if *count == 0 {
+                handshakes.by_source.remove(&self.source);
+            }
+        }
+    }
+}
