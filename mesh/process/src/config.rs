@@ -111,13 +111,16 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ConfigEr
 
 /// The name among `known` that `given` was probably meant to be; none when nothing is near.
 pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    const SIMILAR_ENOUGH: f64 = 0.7;
+    // One likes a common beginning, the other forgives two letters in the wrong order: either will do.
+    const SIMILAR_BEGINNING: f64 = 0.7;
+    const FEW_SLIPS: f64 = 0.6;
+    let given = given.to_lowercase();
     known
         .into_iter()
-        .map(|name| (strsim::jaro_winkler(&given.to_lowercase(), name), name))
-        .filter(|(similarity, _)| *similarity >= SIMILAR_ENOUGH)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, name)| name)
+        .map(|name| (strsim::jaro_winkler(&given, name), strsim::normalized_damerau_levenshtein(&given, name), name))
+        .filter(|(beginning, slips, _)| *beginning >= SIMILAR_BEGINNING || *slips >= FEW_SLIPS)
+        .max_by(|a, b| (a.0 + a.1).total_cmp(&(b.0 + b.1)))
+        .map(|(_, _, name)| name)
 }
 
 /// serde tells of an unknown field in words only: "unknown field `x`, expected one of `a`, `b`". A test holds it to that.
@@ -172,6 +175,7 @@ mod tests {
         );
         assert_eq!(error("[[service]]\nnam = 'x'"), "node.toml:2: unknown key `nam`; did you mean `name`?");
         assert_eq!(error("[limmits]"), "node.toml:1: unknown key `limmits`; did you mean `limits`?");
+        assert_eq!(nearest("ulr", ["name", "url", "capacity"]), Some("url"));
         assert_eq!(error("zzz = 1"), "node.toml:1: unknown key `zzz`");
     }
 

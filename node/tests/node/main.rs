@@ -1,0 +1,11 @@
+//! The real binary against an entry and services that the test plays: real sockets, real tunnels, real signals.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot set its scene up has failed")]
+
+mod command_line;
+mod entries;
+mod entry;
+mod leaving;
+mod process;
+mod service;
+mod serving;
