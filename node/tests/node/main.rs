@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot set its scene up has failed")]
 
 mod command_line;
+mod deploy;
 mod entries;
 mod entry;
 mod leaving;
