@@ -58,8 +58,8 @@ pub struct JoinArgs {
     /// [env: HEDGEROW_LISTEN, or PORT with HOST] [default: not at all]
     #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address)]
     pub listen: Option<SocketAddr>,
-    /// Where a coordinator's libp2p listens; accepted for later, without effect in this version
-    /// [env: HEDGEROW_MESH_LISTEN]
+    /// Where a coordinator's libp2p listens, for example /ip4/0.0.0.0/udp/4001/quic-v1; port 0 takes any. Coordinators only
+    /// [env: HEDGEROW_MESH_LISTEN] [default: not at all]
     #[arg(long, value_name = "MULTIADDR", value_parser = multiaddr)]
     pub mesh_listen: Option<Multiaddr>,
     /// Where the node is, in your own words, shown to others; up to 64 bytes [env: HEDGEROW_LOCATION or LOCATION]

@@ -57,7 +57,7 @@ pub fn bind(address: SocketAddr) -> Result<std::net::TcpListener, Failure> {
 pub fn serve(listener: std::net::TcpListener, node: &Arc<Node>) -> Result<(), Failure> {
     // Nobody else is in this federation: what the node signs for it counts nowhere but on this port.
     let federation = FederationId::of_key(&node.identity.key().id());
-    let config = node.dial_config(federation).map_err(Failure::runtime)?;
+    let config = node.own_port_config(federation).map_err(Failure::runtime)?;
     let lan = Lan { config, federation, services: node.services.clone(), seed: node.seed() };
     let failed = |error: io::Error| Failure::runtime(format!("cannot serve on --listen: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;

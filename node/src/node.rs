@@ -121,17 +121,32 @@ impl Node {
 
     /// What the tunnels of one federation share; the node joins it if it has not.
     pub fn dial_config(&self, federation: FederationId) -> Result<DialConfig, String> {
+        self.member(federation, || match &self.profile.mesh_listen {
+            Some(address) => {
+                host::Host::spawn(self.identity.key(), federation, address).map_err(|error| error.to_string())
+            }
+            None => Ok(no_host()),
+        })
+    }
+
+    /// The same for a federation of this node alone, that of its own port: no coordinator looks for it there.
+    pub fn own_port_config(&self, federation: FederationId) -> Result<DialConfig, String> {
+        self.member(federation, || Ok(no_host()))
+    }
+
+    fn member(
+        &self,
+        federation: FederationId,
+        put_up_host: impl FnOnce() -> Result<watch::Receiver<HostStatus>, String>,
+    ) -> Result<DialConfig, String> {
         let mut memberships = self.memberships.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(membership) = memberships.get(&federation) {
             return Ok(membership.config.clone());
         }
+        let host = put_up_host()?;
         let Identity { epoch, incarnation, .. } = &self.identity;
         let key = self.identity.key();
         let author = Arc::new(Author::new(key.clone(), federation, *incarnation, *epoch));
-        let host = match &self.profile.mesh_listen {
-            Some(address) => host::Host::spawn(key, federation, address).map_err(|error| error.to_string())?,
-            None => watch::Sender::new(HostStatus::default()).subscribe(),
-        };
         let record = publish(author.clone(), self.profile.clone(), self.services.clone(), host.clone())
             .map_err(|error| format!("this node's record cannot be signed: {error}"))?;
         let (coordinators, mut hints) = mpsc::channel::<Vec<Vec<u8>>>(COORDINATOR_HINTS);
@@ -259,6 +274,10 @@ impl control::Node for Node {
         })
         .boxed()
     }
+}
+
+fn no_host() -> watch::Receiver<HostStatus> {
+    watch::Sender::new(HostStatus::default()).subscribe()
 }
 
 /// As `--role` takes it.
