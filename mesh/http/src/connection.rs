@@ -76,6 +76,13 @@ impl Driver {
     const LINGER_MAX: u8 = 3;
 }
 
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // What waits for this driver would wait, and hold its slot, for ever.
+        drop(self.mailbox.ended.take());
+    }
+}
+
 impl Future for Driver {
     type Output = ();
 
@@ -92,7 +99,7 @@ impl Future for Driver {
                 cx.waker().wake_by_ref();
             } else {
                 // The answer is whole and the request is not: nobody will read the rest of it.
-                running.connection.exchange.abort();
+                running.abort();
             }
         }
         if polled.is_pending() {
@@ -124,6 +131,22 @@ impl Running {
             pool.put(tunnel, connection, now());
         }
         drop((self.busy, self._watched));
+        pool.room.notify_one();
+    }
+
+    /// Ends it, and the connection.
+    fn close(self) {
+        self.connection.exchange.release(Release::Close);
+        let pool = self.pool.clone();
+        drop(self);
+        pool.room.notify_one();
+    }
+
+    /// Cuts it off.
+    fn abort(self) {
+        self.connection.exchange.abort();
+        let pool = self.pool.clone();
+        drop(self);
         pool.room.notify_one();
     }
 }
@@ -181,11 +204,10 @@ impl Active {
     pub(crate) fn finish(mut self) {
         let Some(running) = self.running.take() else { return };
         match self.reuse {
-            Reuse::Never => {
-                running.connection.exchange.release(Release::Close);
-                running.pool.room.notify_one();
-            }
+            Reuse::Never => running.close(),
             Reuse::Pool if running.connection.is_ready() => running.keep(),
+            // The service has closed behind its answer, and the driver is gone.
+            Reuse::Pool if running.connection.sender.is_closed() => running.close(),
             Reuse::Pool => {
                 let mailbox = running.connection.mailbox.clone();
                 mailbox.ended.replace(Some(running));
@@ -199,9 +221,8 @@ impl Active {
     /// The answer broke after its beginning had been passed on.
     pub(crate) fn broke(mut self) {
         if let Some(running) = self.running.take() {
-            running.connection.exchange.abort();
             running.busy.load().update(|cost| cost.failed(now(), Duration::ZERO));
-            running.pool.room.notify_one();
+            running.abort();
             bump(&self.stats.broken_answers);
         }
     }
@@ -209,8 +230,7 @@ impl Active {
     /// The attempt has failed, and its failure is told otherwise.
     pub(crate) fn give_up(mut self) {
         if let Some(running) = self.running.take() {
-            running.connection.exchange.abort();
-            running.pool.room.notify_one();
+            running.abort();
         }
     }
 }
@@ -218,8 +238,7 @@ impl Active {
 impl Drop for Active {
     fn drop(&mut self) {
         if let Some(running) = self.running.take() {
-            running.connection.exchange.abort();
-            running.pool.room.notify_one();
+            running.abort();
             bump(&self.stats.cancelled);
         }
     }

@@ -253,6 +253,32 @@ fn requests_in_flight_survive_the_death_of_their_node() {
 }
 
 #[test]
+fn a_service_that_closes_behind_its_answer_holds_nothing() {
+    on_a_shard(async {
+        let runs = Arc::new(AtomicUsize::new(0));
+        for says in [
+            "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
+            "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+            "HTTP/1.0 200 OK\r\n\r\nhello",
+        ] {
+            let node = Node::by_hand(1, 2, dies(&runs, says)).await;
+            let front = Front::before(&[&node]);
+            for _ in 0..20 {
+                let answer = front.get("/service/web").await;
+                // Late, so that the service has closed when the end is read.
+                for _ in 0..20 {
+                    tokio::task::yield_now().await;
+                }
+                assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "hello");
+                until("the slot", || node.services.taken.load(Ordering::SeqCst) == 0).await;
+                until("the count", || front.stats.snapshot().in_flight == 0).await;
+            }
+        }
+    });
+}
+
+#[test]
 fn two_thousand_gets_survive_the_deaths_of_nodes() {
     on_a_shard(async {
         let (mut nodes, done) = (Vec::new(), Rc::new(Cell::new(0)));
@@ -260,7 +286,7 @@ fn two_thousand_gets_survive_the_deaths_of_nodes() {
             let turns = Rc::new(Cell::new(0_u32));
             let handler = move |_| {
                 turns.set(turns.get() + 1);
-                let long = turns.get() % 7 == 0;
+                let long = turns.get().is_multiple_of(7);
                 async move {
                     // Some are under way when the node dies, and some of those have begun to answer.
                     for _ in 0..if long { 50 } else { 1 } {
