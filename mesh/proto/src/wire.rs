@@ -4,7 +4,11 @@
 //! configuration). Decoding is total: any input gives a value or an error, and never allocates more than
 //! [`ALLOCATION_PER_BYTE`] times its length and [`ALLOCATION_BASE`] beside.
 
+use std::cell::Cell;
+
 use serde::{Serialize, de::DeserializeOwned};
+
+mod budget;
 
 /// The version that this code writes.
 pub const VERSION: u8 = 1;
@@ -35,8 +39,12 @@ pub enum DecodeError {
     Trailing(usize),
 }
 
+/// Bincode's own bound, beside the budget: what the longest message may claim to hold, in bytes. A number takes one byte
+/// of input and claims up to sixteen.
+const CLAIMED_BYTES_MAX: usize = 16 * crate::frame::MESSAGE_BYTES_MAX;
+
 fn config() -> impl bincode::config::Config {
-    bincode::config::standard()
+    bincode::config::standard().with_limit::<CLAIMED_BYTES_MAX>()
 }
 
 /// Encodes a value behind the version byte.
@@ -79,7 +87,9 @@ pub fn decode_prefix<T: DeserializeOwned>(bytes: &[u8], max_bytes: usize) -> Res
     if version != VERSION {
         return Err(DecodeError::Version(version));
     }
-    let (value, used) =
-        bincode::serde::decode_from_slice(body, config()).map_err(|error| DecodeError::Malformed(error.to_string()))?;
+    // A sequence that grows by doubling takes three times its length for a moment: the old half and the new whole.
+    let budget = Cell::new((ALLOCATION_PER_BYTE * bytes.len() + ALLOCATION_BASE) / 3);
+    let (value, used) = bincode::serde::seed_decode_from_slice(budget::Budget::new(&budget), body, config())
+        .map_err(|error| DecodeError::Malformed(error.to_string()))?;
     Ok((value, &body[used..]))
 }

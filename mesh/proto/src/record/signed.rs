@@ -99,6 +99,11 @@ impl Signed {
         &self.bytes
     }
 
+    /// The kind, as the envelope says.
+    pub fn kind(&self) -> Kind {
+        Kind(self.bytes[1])
+    }
+
     /// Their hash.
     pub fn hash(&self) -> RecordHash {
         self.hash

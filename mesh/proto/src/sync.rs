@@ -1,0 +1,349 @@
+//! Synchronisation: two registries exchange what differs, and are equal afterwards. Sans I/O.
+//!
+//! Set reconciliation by comparing ranges (A. Meyer, "Range-based set reconciliation", SRDS 2023), over the sixteenfold
+//! tree of [`crate::registry::Prefix`]. The two sides take turns; a turn is a few messages, the last of which says so:
+//!
+//! ```text
+//! one                                              other
+//!  │── compare: the whole tree is f ────────────────▶│  here it is g, and large
+//!  │◀──────── compare: its sixteen subtrees are … ───│
+//!  │── list: in subtree 3 I have (key, version) … ──▶│  of these two are newer here, one is missing here
+//!  │◀──────────────────── records, want: a key … ────│
+//!  │── records ─────────────────────────────────────▶│
+//!  │◀─────────────────────────────────── nothing ────│
+//!  │── nothing ─────────────────────────────────────▶│  both are done
+//! ```
+//!
+//! So the traffic is about the differences times the depth of the tree. Each record goes with its age
+//! ([`Registry::age`]). Either side holds only hashes of keys that it has, or was told of in one message, so that
+//! nothing grows with what a peer claims.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Time;
+use crate::record::{RecordHash, Signed, Version};
+use crate::registry::{Fingerprint, KeyHash, Outcome, Prefix, Registry, Source};
+use crate::wire::{self, DecodeError};
+
+/// A subtree with no more records than this is listed, not divided: a list of them is about as long as sixteen
+/// fingerprints.
+const LIST_MAX: usize = 16;
+/// Messages in one turn: large differences fill the pipe, and the other side gets its turn all the same.
+const MESSAGES_PER_TURN: usize = 16;
+/// Messages that one session takes: more than the largest registry needs. Whoever sends more plays for time.
+const MESSAGES_MAX: usize = 16 * 1024;
+/// What a message takes beside its parts, in bytes: the version, the flag, and the four lengths.
+const MESSAGE_OVERHEAD_BYTES: usize = 32;
+
+/// Why a session ends before its time: the peer's fault. What was taken until then stays.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SyncError {
+    /// A message that does not decode.
+    #[error("a message of the synchronisation: {0}")]
+    Decode(#[from] DecodeError),
+    /// A message while it is not the peer's turn.
+    #[error("a message of the synchronisation out of turn")]
+    OutOfTurn,
+    /// A part of the tree that there is not.
+    #[error("a message of the synchronisation about a subtree that there is not")]
+    Prefix,
+    /// It goes on for ever.
+    #[error("the synchronisation has not ended after {MESSAGES_MAX} messages")]
+    TooLong,
+}
+
+/// One message, in the payload of a frame of type [`crate::frame::FrameType::Sync`].
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Message {
+    /// Whether the turn is the other side's now.
+    ends_turn: bool,
+    /// What subtrees are here.
+    compare: Vec<(Subtree, Fingerprint)>,
+    /// What is in subtrees here, to the last record.
+    lists: Vec<(Subtree, Vec<Listed>)>,
+    /// Keys whose records are wanted.
+    want: Vec<KeyHash>,
+    /// Records, with their ages in milliseconds.
+    records: Vec<(u64, Vec<u8>)>,
+}
+
+/// A prefix on the wire: how many digits, and the bytes that they fill.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Subtree(u8, Vec<u8>);
+
+impl Subtree {
+    /// At most so many bytes on the wire.
+    const BYTES_MAX: usize = 18;
+
+    fn of(prefix: Prefix) -> Self {
+        Self(prefix.digits(), prefix.start().0[..usize::from(prefix.digits().div_ceil(2))].to_vec())
+    }
+
+    fn read(&self) -> Result<Prefix, SyncError> {
+        let mut start = [0; 16];
+        start.get_mut(..self.1.len()).ok_or(SyncError::Prefix)?.copy_from_slice(&self.1);
+        Prefix::new(self.0, KeyHash(start)).ok_or(SyncError::Prefix)
+    }
+}
+
+/// One record in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Listed {
+    key: KeyHash,
+    version: Version,
+    /// The first half of the record's hash: enough to tell two records in one place apart, and which is smaller.
+    hash: [u8; 16],
+}
+
+impl Listed {
+    /// At most so many bytes on the wire.
+    const BYTES_MAX: usize = 16 + 9 + 9 + 16;
+}
+
+fn half(hash: RecordHash) -> [u8; 16] {
+    let mut out = [0; 16];
+    out.copy_from_slice(&hash.0[..16]);
+    out
+}
+
+/// What one message brought.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Received {
+    /// Records that have changed the registry.
+    pub news: Vec<Signed>,
+    /// Records that were not taken: no good, or over a limit.
+    pub refused: usize,
+}
+
+/// What a session has moved so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Messages that were sent.
+    pub messages_sent: usize,
+    /// Bytes in them.
+    pub bytes_sent: usize,
+    /// Records among those.
+    pub records_sent: usize,
+    /// Messages that came in.
+    pub messages_received: usize,
+}
+
+/// One side of one synchronisation.
+#[derive(Debug, Clone)]
+pub struct Session {
+    state: State,
+    /// Whether anything was said in this side's last turn.
+    spoke: bool,
+    sent_in_turn: usize,
+    compare: BTreeSet<Prefix>,
+    lists: BTreeSet<Prefix>,
+    want: BTreeSet<KeyHash>,
+    send: BTreeSet<KeyHash>,
+    traffic: Traffic,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    MyTurn,
+    PeersTurn,
+    Finished,
+}
+
+impl Session {
+    /// The side that begins.
+    pub fn initiate() -> Self {
+        let mut session = Self::respond();
+        session.state = State::MyTurn;
+        session.compare.insert(Prefix::ROOT);
+        session
+    }
+
+    /// The side that answers.
+    pub fn respond() -> Self {
+        Self {
+            state: State::PeersTurn,
+            spoke: true,
+            sent_in_turn: 0,
+            compare: BTreeSet::new(),
+            lists: BTreeSet::new(),
+            want: BTreeSet::new(),
+            send: BTreeSet::new(),
+            traffic: Traffic::default(),
+        }
+    }
+
+    /// Whether both sides have said all that they had to say.
+    pub fn is_finished(&self) -> bool {
+        self.state == State::Finished
+    }
+
+    /// What has been moved.
+    pub fn traffic(&self) -> Traffic {
+        self.traffic
+    }
+
+    /// The next message to send, while it is this side's turn.
+    pub fn poll_transmit(&mut self, now: Time, registry: &Registry) -> Option<Vec<u8>> {
+        if self.state != State::MyTurn {
+            return None;
+        }
+        let mut message = self.fill(now, registry);
+        self.sent_in_turn += 1;
+        let empty = self.has_nothing();
+        if empty || self.sent_in_turn == MESSAGES_PER_TURN {
+            message.ends_turn = true;
+            self.state = State::PeersTurn;
+            let said_nothing = self.sent_in_turn == 1 && message == Message { ends_turn: true, ..Message::default() };
+            self.spoke = !said_nothing;
+            self.sent_in_turn = 0;
+        }
+        let bytes = wire::encode(&message);
+        self.traffic.messages_sent += 1;
+        self.traffic.bytes_sent += bytes.len();
+        self.traffic.records_sent += message.records.len();
+        Some(bytes)
+    }
+
+    /// Takes a message of the peer.
+    pub fn handle(&mut self, now: Time, registry: &mut Registry, bytes: &[u8]) -> Result<Received, SyncError> {
+        if self.state != State::PeersTurn {
+            return Err(SyncError::OutOfTurn);
+        }
+        self.traffic.messages_received += 1;
+        if self.traffic.messages_received > MESSAGES_MAX {
+            return Err(SyncError::TooLong);
+        }
+        // What a newer version appends to a message is not for this one.
+        let (message, _): (Message, _) = wire::decode_prefix(bytes, registry.limits().sync_message_bytes_max)?;
+        let silent = message == Message { ends_turn: message.ends_turn, ..Message::default() };
+        let mut received = Received::default();
+        for (age_ms, bytes) in message.records {
+            match take(now, registry, Duration::from_millis(age_ms), bytes) {
+                Some((signed, outcome)) if outcome.is_news() => received.news.push(signed),
+                Some(_) => {}
+                None => received.refused += 1,
+            }
+        }
+        for (subtree, fingerprint) in &message.compare {
+            self.compare(registry, subtree.read()?, *fingerprint);
+        }
+        for (subtree, listed) in &message.lists {
+            self.difference(registry, subtree.read()?, listed);
+        }
+        self.send.extend(message.want.into_iter().filter(|key| registry.index().leaf(key).is_some()));
+        if message.ends_turn {
+            // Two turns of nothing, one after the other, and both know.
+            self.state = if silent && self.has_nothing() && !self.spoke { State::Finished } else { State::MyTurn };
+        }
+        Ok(received)
+    }
+
+    /// Whether the session is over for this side once it has sent what it has: the peer has nothing, and neither has it.
+    fn has_nothing(&self) -> bool {
+        self.compare.is_empty() && self.lists.is_empty() && self.want.is_empty() && self.send.is_empty()
+    }
+
+    /// The peer has `theirs` in a subtree.
+    fn compare(&mut self, registry: &Registry, prefix: Prefix, theirs: Fingerprint) {
+        let index = registry.index();
+        if index.fingerprint(prefix) == theirs {
+            return;
+        }
+        if theirs == Fingerprint([0; 16]) {
+            // It has nothing there, so it lacks whatever is here.
+            self.send.extend(index.range(prefix).map(|(key, _)| *key));
+        } else {
+            self.divide(registry, prefix);
+        }
+    }
+
+    /// A subtree differs: list it if it is small here, else compare its parts.
+    fn divide(&mut self, registry: &Registry, prefix: Prefix) {
+        let small = registry.index().range(prefix).take(LIST_MAX + 1).count() <= LIST_MAX;
+        if small || prefix.digits() == KeyHash::DIGITS {
+            self.lists.insert(prefix);
+        } else {
+            self.compare.extend(prefix.children());
+        }
+    }
+
+    /// The peer has told all that it has in a subtree.
+    fn difference(&mut self, registry: &Registry, prefix: Prefix, listed: &[Listed]) {
+        let index = registry.index();
+        let theirs: BTreeMap<&KeyHash, &Listed> = listed.iter().map(|one| (&one.key, one)).collect();
+        for (key, leaf) in index.range(prefix) {
+            let here = (leaf.version, Reverse(half(leaf.hash)));
+            let newer_here = theirs.get(key).is_none_or(|theirs| here > (theirs.version, Reverse(theirs.hash)));
+            if newer_here {
+                self.send.insert(*key);
+            }
+        }
+        for one in listed {
+            let there = (one.version, Reverse(one.hash));
+            let newer_there = index.leaf(&one.key).is_none_or(|leaf| there > (leaf.version, Reverse(half(leaf.hash))));
+            if newer_there {
+                self.want.insert(one.key);
+            }
+        }
+    }
+
+    /// As much as fits into one message.
+    fn fill(&mut self, now: Time, registry: &Registry) -> Message {
+        let mut message = Message::default();
+        let index = registry.index();
+        let mut room = registry.limits().sync_message_bytes_max.saturating_sub(MESSAGE_OVERHEAD_BYTES);
+        let mut takes = |bytes: usize| {
+            let fits = bytes <= room;
+            room = room.saturating_sub(bytes);
+            fits
+        };
+        while !self.compare.is_empty() && takes(Subtree::BYTES_MAX + 16) {
+            let Some(prefix) = self.compare.pop_first() else { break };
+            message.compare.push((Subtree::of(prefix), index.fingerprint(prefix)));
+        }
+        while !self.lists.is_empty() && takes(Subtree::BYTES_MAX + 3 + LIST_MAX * Listed::BYTES_MAX) {
+            let Some(prefix) = self.lists.pop_first() else { break };
+            let listed: Vec<Listed> = index
+                .range(prefix)
+                .take(LIST_MAX + 1)
+                .map(|(key, leaf)| Listed { key: *key, version: leaf.version, hash: half(leaf.hash) })
+                .collect();
+            if listed.len() > LIST_MAX {
+                // It has grown since.
+                self.compare.extend(prefix.children());
+            } else {
+                message.lists.push((Subtree::of(prefix), listed));
+            }
+        }
+        while !self.want.is_empty() && takes(16) {
+            message.want.extend(self.want.pop_first());
+        }
+        while let Some(key) = self.send.first() {
+            if let Some((signed, age)) = registry.by_hash(now, key) {
+                // An age takes up to nine bytes, a length three.
+                if !takes(signed.bytes().len() + 12) {
+                    break;
+                }
+                let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+                message.records.push((age_ms, signed.bytes().to_vec()));
+            }
+            self.send.pop_first();
+        }
+        message
+    }
+}
+
+/// Takes one record of the peer, if it is good and there is room.
+fn take(now: Time, registry: &mut Registry, age: Duration, bytes: Vec<u8>) -> Option<(Signed, Outcome)> {
+    let (signed, _) = Signed::open(Bytes::from(bytes), registry.federation(), registry.limits()).ok()?;
+    let outcome = registry.insert(now, signed.clone(), Source::Passed(age)).ok()?;
+    Some((signed, outcome))
+}
+
+#[cfg(test)]
+mod tests;
