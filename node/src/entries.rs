@@ -160,6 +160,13 @@ impl Entries {
         !self.any_up()
     }
 
+    /// Closes all tunnels with whatever runs on them.
+    pub fn cut(&self) {
+        for entry in lock(&self.tunnels).values() {
+            entry.task.abort();
+        }
+    }
+
     /// Ready when every tunnel's task has ended.
     pub async fn ended(&self) {
         let mut statuses: Vec<_> = lock(&self.tunnels).values().map(|entry| entry.status.clone()).collect();
@@ -359,7 +366,7 @@ async fn report(entries: std::sync::Weak<Entries>, id: NodeId, url: String, mut 
         match &now.state {
             TunnelState::Up(_) => {
                 if let Say::WorksAgain(after) = patience.worked(origin.elapsed()) {
-                    info!(entry, %url, down_for_ms = after.as_millis() as u64, "the tunnel is back");
+                    debug!(entry, %url, down_for_ms = after.as_millis() as u64, "the tunnel is back");
                 }
             }
             TunnelState::Waiting { error, .. } => match patience.failed(origin.elapsed()) {

@@ -11,7 +11,7 @@ use hedgerow_proto::limits::Limits;
 use hedgerow_proto::record::Signed;
 use serde::Serialize;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::info;
 
 use crate::bootstrap::Bootstrap;
@@ -32,8 +32,11 @@ const DRAIN_TIMEOUT: Duration = hedgerow_tunnel::tuning::DRAIN_TIMEOUT;
 const FIRST_PROBES_WITHIN: Duration = Duration::from_secs(3);
 /// How often a node that leaves looks whether it is done.
 const DRAIN_TICK: Duration = Duration::from_millis(50);
-/// How long the last packets may take to get out once all is done.
-const LAST_PACKETS_WITHIN: Duration = Duration::from_millis(500);
+/// How long the ends of the tunnels, and of the conversation with whoever asked the node to leave, may take once all is done.
+const LAST_WORDS_WITHIN: Duration = Duration::from_millis(500);
+/// The close of a connection is a packet like any other, and has to get out before the process ends: an entry that has seen
+/// none waits for its time-out.
+const LAST_PACKETS: Duration = Duration::from_millis(50);
 
 /// The content of the ready file.
 #[derive(Serialize)]
@@ -99,7 +102,7 @@ pub async fn join(settings: Settings) -> Result<(), Failure> {
     following.abort();
     let outcome = leave(&node, &entries).await;
     // Nobody may be there to listen any more: the process ends all the same.
-    let _ = timeout(LAST_PACKETS_WITHIN, node.told()).await;
+    let _ = timeout(LAST_WORDS_WITHIN, node.told()).await;
     // Only now: whoever waits for the file to go, or for `leave` to end, may take the data directory over.
     drop(ready_file);
     control_task.abort();
@@ -234,9 +237,13 @@ async fn leave(node: &Arc<Node>, entries: &Arc<Entries>) -> Result<(), Failure> 
         in_time = timeout(DRAIN_TIMEOUT, finished) => in_time.is_ok(),
         () = node.shutdown.stopping() => false,
     };
-    // The close of a connection is a packet like any other: it has to get out.
-    let _ = timeout(LAST_PACKETS_WITHIN, entries.ended()).await;
     let running = node.running();
+    if !done {
+        entries.cut();
+    }
+    // A tunnel that does not come to its end now never does.
+    let _ = timeout(LAST_WORDS_WITHIN, entries.ended()).await;
+    sleep(LAST_PACKETS).await;
     if done || running == 0 {
         info!(took_ms = began.elapsed().as_millis() as u64, "left");
         node.report(LeaveProgress::Left);

@@ -18,6 +18,11 @@ async fn says_leave(joined: &mut Joined) {
     }
 }
 
+/// Waits for the end of the tunnel.
+async fn closes(joined: &mut Joined) {
+    while !matches!(joined.event().await, TunnelEvent::Closed(_)) {}
+}
+
 #[tokio::test]
 async fn leave_is_said_first_and_the_command_returns_when_the_node_has_gone() {
     let home = Home::new();
@@ -30,6 +35,7 @@ async fn leave_is_said_first_and_the_command_returns_when_the_node_has_gone() {
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && said.ends_with("left\n"), "{said}");
     says_leave(&mut joined).await;
+    closes(&mut joined).await;
     let (status, log) = node.ends().await;
     assert!(status.success(), "{log:#?}");
     assert!(!ready.exists(), "the ready file goes with the node");
@@ -79,7 +85,11 @@ async fn the_second_signal_stops_at_once_and_says_what_was_cut_off() {
     node.signal("INT");
     says_leave(&mut joined).await;
     node.signal("INT");
+    let before = std::time::Instant::now();
+    closes(&mut joined).await;
     let (status, log) = node.ends().await;
+    // Not by its time-out: the entry can tell the client at once.
+    assert!(before.elapsed() < std::time::Duration::from_secs(10));
     assert_eq!(status.code(), Some(1), "{log:#?}");
     assert!(log.iter().any(|line| line.contains("1 request still ran")), "{log:#?}");
     service.has_inside(0).await;
