@@ -57,7 +57,7 @@ pub struct NodeSpec {
 pub struct Node {
     lab: Arc<Lab>,
     spec: NodeSpec,
-    join: String,
+    join: Vec<String>,
     /// The process.
     pub process: Process,
     /// Its id; empty until it was ready.
@@ -127,14 +127,15 @@ impl Lab {
     }
 
     /// Starts a node; it may not have joined yet ([`Node::joined`]).
-    pub fn start_node(self: &Arc<Self>, spec: NodeSpec, join: String) -> Result<Node> {
+    pub fn start_node(self: &Arc<Self>, spec: NodeSpec, entries: &[&Entry]) -> Result<Node> {
+        let join = entries.iter().map(|entry| entry.url()).collect::<Vec<_>>();
         let process = self.launch_node(&spec, &join)?;
         Ok(Node { lab: self.clone(), spec, join, process, id: String::new(), listen: None })
     }
 
     /// Starts a node and waits until its tunnel is up.
     pub async fn node(self: &Arc<Self>, spec: NodeSpec, entry: &Entry) -> Result<Node> {
-        let mut node = self.start_node(spec, entry.url())?;
+        let mut node = self.start_node(spec, &[entry])?;
         node.joined().await?;
         Ok(node)
     }
@@ -144,9 +145,11 @@ impl Lab {
         self.workdir.path().join(format!("{name}.data"))
     }
 
-    fn launch_node(&self, spec: &NodeSpec, join: &str) -> Result<Process> {
+    fn launch_node(&self, spec: &NodeSpec, join: &[String]) -> Result<Process> {
         let mut launch = Launch::new(&spec.name, &self.binaries.node)
-            .args(["join", join, "--role", spec.role, "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg("join")
+            .args(join)
+            .args(["--role", spec.role, "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(self.data_dir(&spec.name));
         for service in &spec.services {
             launch = launch.args(["--service", service]);

@@ -39,7 +39,7 @@ impl Stage {
             let place = PLACES[number - 1];
             let spec = NodeSpec::coordinator(&format!("coordinator-{number}")).extra(&["--location", place]);
             board.add(&format!("coordinator-{number}"), "coordinator", place.to_owned(), State::Starting);
-            stage.coordinators.push(lab.start_node(spec, stage.entry.url())?);
+            stage.coordinators.push(lab.start_node(spec, &[&stage.entry])?);
         }
         for number in 1..=4 {
             phase.set_message(format!("starting worker {number} of 4 and its services"));
@@ -54,7 +54,7 @@ impl Stage {
             }
             let detail = format!("{place}: hello, {}", second.as_str());
             board.add(&format!("worker-{number}"), "worker", detail, State::Starting);
-            stage.workers.push(lab.start_node(spec, stage.entry.url())?);
+            stage.workers.push(lab.start_node(spec, &[&stage.entry])?);
         }
         phase.set_message("waiting for the tunnels");
         for node in stage.coordinators.iter_mut().chain(&mut stage.workers) {

@@ -9,7 +9,8 @@ use bytes::Bytes;
 
 use super::{Check, must};
 use crate::client::load::{Failure, Load, Plan, Sample, Target};
-use crate::federation::{Lab, NodeSpec};
+use crate::client::until;
+use crate::federation::{Lab, NodeSpec, READY_WITHIN};
 use crate::service::Kind;
 
 pub(super) fn checks() -> Vec<Check> {
@@ -20,8 +21,28 @@ pub(super) fn checks() -> Vec<Check> {
             &[],
             one_entry,
         ),
+        Check::new("capacity-two-entries", "nor from two entries of one federation", &[], two_entries),
         Check::new("capacity-two-doors", "nor from an entry and the node's own port together", &[], two_doors),
     ]
+}
+
+async fn two_entries(lab: Arc<Lab>) -> Result<String> {
+    let first = lab.entry("entry-1", &[]).await?;
+    let key = first.ready["entry"].as_str().context("the entry does not say its key")?;
+    let second = lab.entry("entry-2", &["--federation-key", key]).await?;
+    let service = lab.service("kit", Kind::Kit).await?;
+    let spec = NodeSpec::worker("worker").offers("kit", service.listen, 2);
+    let mut worker = lab.start_node(spec, &[&first, &second])?;
+    worker.joined().await?;
+    for entry in [&first, &second] {
+        until(entry.http, "/service/kit/hello", READY_WITHIN, |answer| answer.status == 200).await?;
+    }
+    let (one, two) = (Load::start(crowd(first.http)), Load::start(crowd(second.http)));
+    let (one, two) = (judge(&one.finished().await)?, judge(&two.finished().await)?);
+    let seen = service.evidence().await?.running_max;
+    must!(seen <= 2, "the service saw {seen} requests at once");
+    must!(one.0 > 0 && two.0 > 0, "one entry served nothing: {one:?} {two:?}");
+    Ok(format!("served {} through one entry and {} through the other, at most {seen} at once", one.0, two.0))
 }
 
 async fn one_entry(lab: Arc<Lab>) -> Result<String> {

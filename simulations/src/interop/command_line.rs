@@ -115,7 +115,7 @@ async fn unreachable_entry(lab: Arc<Lab>) -> Result<String> {
     let mut entry = lab.entry("entry", &[]).await?;
     let service = lab.service("hello", Kind::Hello).await?;
     entry.process.kill();
-    let mut node = lab.start_node(NodeSpec::worker("worker").offers("hello", service.listen, 4), entry.url())?;
+    let mut node = lab.start_node(NodeSpec::worker("worker").offers("hello", service.listen, 4), &[&entry])?;
     tokio::time::sleep(Duration::from_secs(4)).await;
     must!(node.process.is_running(), "the node gave up\n{}", node.process.log());
     let log = node.process.log();

@@ -46,12 +46,12 @@ async fn fleet(lab: &Arc<Lab>, workers: usize, coordinators: usize) -> Result<Fl
     for number in 1..=coordinators {
         fleet
             .coordinators
-            .push(lab.start_node(NodeSpec::coordinator(&format!("coordinator-{number}")), fleet.entry.url())?);
+            .push(lab.start_node(NodeSpec::coordinator(&format!("coordinator-{number}")), &[&fleet.entry])?);
     }
     for number in 1..=workers {
         let service = lab.service(&format!("kit-{number}"), Kind::Kit).await?;
         let spec = NodeSpec::worker(&format!("worker-{number}")).offers("kit", service.listen, 64);
-        fleet.workers.push(lab.start_node(spec, fleet.entry.url())?);
+        fleet.workers.push(lab.start_node(spec, &[&fleet.entry])?);
         fleet.services.push(service);
     }
     for node in fleet.coordinators.iter_mut().chain(&mut fleet.workers) {

@@ -8,6 +8,7 @@ use tokio::net::UdpSocket;
 
 use super::{Check, must, raw};
 use crate::client::load::{Load, Plan, Target, reasons};
+use crate::client::{ask, post};
 use crate::federation::{Entry, Lab, Node, NodeSpec, Service};
 use crate::service::Kind;
 
@@ -19,6 +20,7 @@ pub(super) fn checks() -> Vec<Check> {
             &[],
             requests,
         ),
+        Check::new("oversized-body", "a body over the operator's limit is 413, announced or not", &[], large_bodies),
         Check::new("hostile-names", "`..`, `%2f` and the like in a service name never leave the route", &[], names),
         Check::new("hostile-tunnel", "garbage at the tunnel's port harms nobody", &[], tunnel),
     ]
@@ -94,6 +96,32 @@ async fn requests(lab: Arc<Lab>) -> Result<String> {
     must!(runs == 0, "{runs} of them reached the service");
     let others = untouched(&entry, &worker, bystanders).await?;
     Ok(format!("{count} kinds refused, none reached the service, {others} other requests untouched"))
+}
+
+async fn large_bodies(lab: Arc<Lab>) -> Result<String> {
+    let entry = lab.entry("entry", &["--body-max", "1000000"]).await?;
+    let kit = lab.service("kit", Kind::Kit).await?;
+    let _worker = lab.node(NodeSpec::worker("worker").offers("kit", kit.listen, 64), &entry).await?;
+    let fits = ask(entry.http, post("/service/kit/digest", vec![b'x'; 1_000_000])).await?;
+    must!(fits.status == 200, "a body of the allowed size was answered {}", fits.summary());
+    let announced = "POST /service/kit/digest HTTP/1.1\r\nHost: x\r\nContent-Length: 1000001\r\n\r\n";
+    let reply = raw::send(entry.http, announced.as_bytes()).await?;
+    must!(reply.status == 413, "a body that is announced too large was answered {}", reply.first_line());
+    let mut chunked = b"POST /service/kit/digest HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    for _ in 0..40 {
+        chunked.extend_from_slice(b"7530\r\n");
+        chunked.extend_from_slice(&[b'x'; 0x7530]);
+        chunked.extend_from_slice(b"\r\n");
+    }
+    chunked.extend_from_slice(b"0\r\n\r\n");
+    let reply = raw::send(entry.http, &chunked).await?;
+    // The entry may close while we still write, so that its words are lost on the way.
+    must!(matches!(reply.status, 413 | 0), "a body that turns out too large was answered {}", reply.first_line());
+    let completed = kit.evidence().await?.completed;
+    must!(completed == 1, "{completed} of three bodies were taken as whole");
+    let again = entry.get("/service/kit/hello").await?;
+    must!(again.status == 200, "afterwards the service was answered {}", again.summary());
+    Ok("413 for what is announced too large, and for what turns out so".to_owned())
 }
 
 async fn names(lab: Arc<Lab>) -> Result<String> {
