@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::binaries::Binaries;
-use crate::client::{Answer, ask, get};
+use crate::client::{Answer, ask, get, until};
 use crate::process::{Launch, Process, Workdir};
 use crate::service::Kind;
 use crate::service::evidence::Evidence;
@@ -137,6 +137,7 @@ impl Lab {
     pub async fn node(self: &Arc<Self>, spec: NodeSpec, entry: &Entry) -> Result<Node> {
         let mut node = self.start_node(spec, &[entry])?;
         node.joined().await?;
+        entry.until_it_routes_to(&node).await?;
         Ok(node)
     }
 
@@ -167,6 +168,14 @@ impl Entry {
     /// Asks it for something.
     pub async fn get(&self, target: &str) -> Result<Answer> {
         ask(self.http, get(target)).await
+    }
+
+    /// Waits until it knows a node: a node is told a moment before the routes are that its tunnel is up.
+    pub async fn until_it_routes_to(&self, node: &Node) -> Result<()> {
+        until(self.http, "/mesh/registry", READY_WITHIN, |answer| answer.text().contains(&node.id))
+            .await
+            .with_context(|| format!("the entry does not know {}", node.name()))?;
+        Ok(())
     }
 
     /// Starts it again at the same addresses; its ready file tells when it listens.

@@ -90,6 +90,6 @@ impl Stage {
 
     /// For when something went wrong.
     pub(super) fn log_tails(&self) -> String {
-        self.lab.log_tails(8)
+        self.lab.log_tails(4)
     }
 }

@@ -200,7 +200,8 @@ fn classify(sample: &Sample, failure: &Failure, is_get: bool, marks: &Marks) -> 
     let no_answer = matches!(failure, Failure::NoConnection | Failure::Broken(_));
     match failure {
         _ if no_answer && met(marks.entry_killed, marks.entry_listened) => Class::NoEntry,
-        Failure::Status(503, _) if met(marks.entry_listened, marks.nodes_were_back) => Class::NodesReturning,
+        // It listens a moment before it is ready, and a killed one answers nothing.
+        Failure::Status(503, _) if met(marks.entry_killed, marks.nodes_were_back) => Class::NodesReturning,
         Failure::Status(502, detail) if !is_get && detail.contains("unknown") => Class::PostUnknown,
         _ => Class::Broken,
     }

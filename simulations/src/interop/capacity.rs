@@ -28,7 +28,7 @@ pub(super) fn checks() -> Vec<Check> {
 
 async fn two_entries(lab: Arc<Lab>) -> Result<String> {
     let first = lab.entry("entry-1", &[]).await?;
-    let key = first.ready["entry"].as_str().context("the entry does not say its key")?;
+    let key = first.ready["node_id"].as_str().context("the entry does not say its key")?;
     let second = lab.entry("entry-2", &["--federation-key", key]).await?;
     let service = lab.service("kit", Kind::Kit).await?;
     let spec = NodeSpec::worker("worker").offers("kit", service.listen, 2);

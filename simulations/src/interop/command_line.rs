@@ -133,7 +133,7 @@ async fn unreachable_entry(lab: Arc<Lab>) -> Result<String> {
 
 async fn data_dir_in_use(lab: Arc<Lab>) -> Result<String> {
     let entry = lab.entry("entry", &[]).await?;
-    let first = lab.node(NodeSpec::worker("worker"), &entry).await?;
+    let first = lab.node(NodeSpec::coordinator("worker"), &entry).await?;
     let directory = lab.data_dir("worker");
     let launch = Launch::new("second", &lab.binaries.node)
         .args(["join", &entry.url(), "--listen", "127.0.0.1:0", "--data-dir"])
@@ -146,7 +146,7 @@ async fn data_dir_in_use(lab: Arc<Lab>) -> Result<String> {
 
 async fn corrupt_key(lab: Arc<Lab>) -> Result<String> {
     let entry = lab.entry("entry", &[]).await?;
-    let node = lab.node(NodeSpec::worker("worker"), &entry).await?;
+    let node = lab.node(NodeSpec::coordinator("worker"), &entry).await?;
     node.process.kill();
     let key = std::fs::read_dir(lab.data_dir("worker"))?
         .flatten()

@@ -28,7 +28,12 @@ pub(super) fn checks() -> Vec<Check> {
             entry_restart,
         ),
         Check::new("leave", "a node that leaves finishes what it has and gets nothing new", &[], leave),
-        Check::new("pause", "a worker that falls silent is passed over, and used again when it wakes", &[], pause),
+        Check::new(
+            "pause",
+            "a worker that falls silent is passed over, and of use again as soon as it wakes",
+            &[],
+            pause,
+        ),
     ]
 }
 
@@ -56,6 +61,7 @@ async fn fleet(lab: &Arc<Lab>, workers: usize, coordinators: usize) -> Result<Fl
     }
     for node in fleet.coordinators.iter_mut().chain(&mut fleet.workers) {
         node.joined().await?;
+        fleet.entry.until_it_routes_to(node).await?;
     }
     Ok(fleet)
 }
@@ -159,17 +165,17 @@ async fn pause(lab: Arc<Lab>) -> Result<String> {
     tokio::time::sleep(Duration::from_secs(3)).await;
     fleet.workers[0].process.signal(rustix::process::Signal::CONT)?;
     let woken = Instant::now();
-    let before = fleet.services[0].evidence().await?.started;
-    fleet.services[0]
-        .until(Duration::from_secs(15), |evidence| evidence.started > before + 50)
+    let own = format!("/service/~{}/kit/hello", fleet.workers[0].id);
+    until(fleet.entry.http, &own, Duration::from_secs(5), |answer| answer.status == 200)
         .await
-        .context("the worker that woke is not used again")?;
+        .context("the worker that woke is of no use")?;
     let back = woken.elapsed();
     let began = load.began();
     let samples = load.stop().await;
     none_failed(&samples)?;
-    let stalled = samples.iter().filter(|sample| began + sample.at > paused).map(|sample| sample.took).max();
+    let stalled =
+        samples.iter().filter(|sample| began + sample.at + sample.took > paused).map(|sample| sample.took).max();
     let stalled = stalled.unwrap_or_default();
     must!(stalled < Duration::from_secs(3), "a request waited {stalled:?} for a worker that was silent");
-    Ok(format!("0 of {} failed, longest {}, used again {} after it woke", samples.len(), human(stalled), human(back)))
+    Ok(format!("0 of {} failed, longest {}, of use again {} after it woke", samples.len(), human(stalled), human(back)))
 }

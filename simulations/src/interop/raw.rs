@@ -21,7 +21,7 @@ pub(super) struct Reply {
 impl Reply {
     /// How many answers came.
     pub(super) fn answers(&self) -> usize {
-        self.text.matches("HTTP/1.1 ").count()
+        self.text.lines().filter(|line| line.starts_with("HTTP/1.1 ")).count()
     }
 
     /// Its first line.

@@ -1,7 +1,7 @@
 //! What runs elsewhere, what does not, and what a client is told.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio::task::JoinSet;
@@ -10,6 +10,7 @@ use super::{Check, must};
 use crate::client::{ask, begin, get, post};
 use crate::federation::{Lab, NodeSpec, READY_WITHIN};
 use crate::service::Kind;
+use crate::terminal::human;
 
 pub(super) fn checks() -> Vec<Check> {
     vec![
@@ -39,7 +40,8 @@ async fn unknown(lab: Arc<Lab>) -> Result<String> {
         workers.push(lab.node(spec, &entry).await?);
         services.push(service);
     }
-    for number in 0..5 {
+    let mut longest = Duration::ZERO;
+    for number in 0..2 {
         let key = format!("once-{number}");
         let target = format!("/service/kit/slow?ms=60000&key={key}");
         let to = entry.http;
@@ -57,7 +59,9 @@ async fn unknown(lab: Arc<Lab>) -> Result<String> {
             tokio::time::sleep(Duration::from_millis(5)).await;
         };
         workers[ran].process.kill();
+        let killed = Instant::now();
         let answer = asked.await??;
+        longest = longest.max(killed.elapsed());
         let problem = answer.json();
         must!(answer.status == 502, "it was answered {}", answer.summary());
         must!(problem["outcome"] == "unknown", "its outcome was {}", answer.summary());
@@ -69,21 +73,29 @@ async fn unknown(lab: Arc<Lab>) -> Result<String> {
         must!(runs == 1, "it ran {runs} times");
         workers[ran].start_again()?;
         workers[ran].joined().await?;
+        entry.until_it_routes_to(&workers[ran]).await?;
     }
-    Ok("5 of 5 killed under a POST: 502, outcome unknown, each ran once".to_owned())
+    Ok(format!(
+        "2 of 2 killed under a POST: 502, outcome unknown, each ran once; said after {} at most",
+        human(longest)
+    ))
 }
 
 async fn refused(lab: Arc<Lab>) -> Result<String> {
     let entry = lab.entry("entry", &[]).await?;
     let full = lab.service("kit-full", Kind::Kit).await?;
     let free = lab.service("kit-free", Kind::Kit).await?;
-    let busy = lab.node(NodeSpec::worker("worker-full").offers("kit", full.listen, 1), &entry).await?;
     let _other = lab.node(NodeSpec::worker("worker-free").offers("kit", free.listen, 64), &entry).await?;
-    // The only slot is taken over the node's own port, so the entry cannot know.
-    let own_port = busy.listen.context("the node has no port of its own")?;
-    let mut holding = JoinSet::new();
-    holding.spawn(async move { begin(own_port, get("/service/kit/slow?ms=60000")).await });
-    full.until(READY_WITHIN, |evidence| evidence.running == 1).await?;
+    // Most of those that may be chosen are full, and the entry cannot know: their slots are taken over their own ports.
+    let (mut busy, mut holding) = (Vec::new(), JoinSet::new());
+    for number in 1..=3 {
+        let spec = NodeSpec::worker(&format!("worker-full-{number}")).offers("kit", full.listen, 1);
+        let node = lab.node(spec, &entry).await?;
+        let own_port = node.listen.context("the node has no port of its own")?;
+        holding.spawn(async move { begin(own_port, get("/service/kit/slow?ms=60000")).await });
+        full.until(READY_WITHIN, |evidence| evidence.running == number).await?;
+        busy.push(node);
+    }
     let mut elsewhere = 0;
     for number in 0..40 {
         let answer = ask(entry.http, post(&format!("/service/kit/digest?key=r-{number}"), "a body")).await?;
@@ -91,7 +103,7 @@ async fn refused(lab: Arc<Lab>) -> Result<String> {
         elsewhere += usize::from(answer.header("x-hedgerow-attempts") != "1");
     }
     let (at_full, at_free) = (full.evidence().await?, free.evidence().await?);
-    must!(at_full.running_max == 1, "the full service saw {} at once", at_full.running_max);
+    must!(at_full.started == 3, "a full node passed on {} requests", at_full.started - 3);
     must!(at_free.runs.len() == 40 && at_free.runs.values().all(|runs| *runs == 1), "they ran {:?}", at_free.runs);
     must!(elsewhere > 0, "none was ever refused: the check proves nothing");
     Ok(format!("40 POSTs ran once each, {elsewhere} of them after a refusal"))
