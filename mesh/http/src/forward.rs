@@ -255,19 +255,19 @@ impl<D: Directory> Inner<D> {
     /// Takes a failure down, and asks the rule.
     fn failed(&self, job: &mut Job<'_>, candidate: &Candidate, failure: Failure) -> Decision {
         let now = now();
+        let penalty = || candidate.load.update(|cost| cost.failed(now, Duration::ZERO));
         match failure {
             Failure::Refused(refusal) => {
                 self.stats.refused(refusal);
                 if refusal == Refusal::ServiceDown {
-                    candidate.load.update(|cost| cost.failed(now, Duration::ZERO));
+                    penalty();
                 }
             }
             Failure::StaleConnection => bump(&self.stats.stale_resends),
+            // The tunnel is suspect now, which keeps requests away for as long as the node is silent. A penalty would keep them
+            // away for a minute after it has woken.
             Failure::Unaccepted | Failure::Suspected => bump(&self.stats.hedges),
-            Failure::NotSent | Failure::Broken | Failure::TimedOut => {}
-        }
-        if !matches!(failure, Failure::Refused(_) | Failure::StaleConnection) {
-            candidate.load.update(|cost| cost.failed(now, Duration::ZERO));
+            Failure::NotSent | Failure::Broken | Failure::TimedOut => penalty(),
         }
         let body = if job.upload.is_whole() { retry::Body::Replayable } else { retry::Body::Gone };
         let budget = &mut self.budget.borrow_mut();

@@ -292,13 +292,13 @@ pub struct PeakEwma {
 
 impl PeakEwma {
     /// What a failure costs: slower than any healthy small service, and forgotten to the level of a 10 ms service
-    /// within seven [`PeakEwma::DECAY`], so that the node gets another chance.
-    pub const FAILURE: Duration = Duration::from_secs(10);
+    /// within six [`PeakEwma::DECAY`], half a minute, so that the node gets another chance.
+    pub const FAILURE: Duration = Duration::from_secs(4);
     /// What an answer that is an error of the service costs at least: less than a broken one, since the request may be
     /// to blame, and more than what healthy services take, since the node that errs fastest must not win either.
     pub const ERROR_ANSWER: Duration = Duration::from_secs(1);
     /// After this long an old sample weighs 1/e.
-    pub const DECAY: Duration = Duration::from_secs(10);
+    pub const DECAY: Duration = Duration::from_secs(5);
     /// What is assumed of a node that has not answered anything yet: little, so that it is tried.
     pub const UNKNOWN: Duration = Duration::from_millis(1);
 
@@ -443,8 +443,9 @@ mod tests {
         let mut ewma = PeakEwma::new(Duration::ZERO);
         ewma.answered(Duration::from_secs(1), Duration::from_millis(500));
         assert_eq!(ewma.cost_us(Duration::from_secs(1)), 500_000.0);
-        ewma.answered(Duration::from_secs(11), Duration::from_millis(5));
-        let cost = ewma.cost_us(Duration::from_secs(11));
+        let later = Duration::from_secs(1) + PeakEwma::DECAY;
+        ewma.answered(later, Duration::from_millis(5));
+        let cost = ewma.cost_us(later);
         assert!((150_000.0..250_000.0).contains(&cost), "{cost}");
     }
 
