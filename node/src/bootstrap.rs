@@ -56,6 +56,9 @@ pub enum BootstrapError {
     /// No connection, or it broke.
     #[error("{0}")]
     Io(#[from] io::Error),
+    /// No TLS: mostly a certificate that is not the entry's, or that nobody known vouches for.
+    #[error("{0}. If the entry has a certificate of its operator's own, name that with --entry-ca")]
+    Tls(io::Error),
     /// The TLS library takes the host for no name.
     #[error("{0:?} is not a host name that a certificate could be for")]
     Name(String),
@@ -154,7 +157,8 @@ impl Bootstrap {
             Scheme::Https => {
                 let name =
                     ServerName::try_from(url.host.clone()).map_err(|_| BootstrapError::Name(url.host.clone()))?;
-                fetch(TlsConnector::from(self.tls.clone()).connect(name, stream).await?, url).await?
+                let connecting = TlsConnector::from(self.tls.clone()).connect(name, stream);
+                fetch(connecting.await.map_err(BootstrapError::Tls)?, url).await?
             }
         };
         let introduction = introduction(&body, address).await?;

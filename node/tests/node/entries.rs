@@ -90,6 +90,27 @@ async fn a_key_that_was_not_named_is_not_joined() {
 }
 
 #[tokio::test]
+async fn an_https_entry_is_joined_when_its_certificate_is_good_for_its_name() {
+    let home = Home::new();
+    let (mut entry, certificate) = Entry::start_https("localhost", 1).await;
+    let (port, ca) = (entry.address.port(), text(&home.write("ca.pem", &certificate)));
+    let by_name = format!("https://localhost:{port}");
+
+    let mut node = home.start(&["join", &by_name]);
+    node.says(&["cannot reach the entry", "certificate", "--entry-ca"]).await;
+    node.signal("KILL");
+    node.ends().await;
+
+    let mut node = home.start(&["join", &format!("https://127.0.0.1:{port}"), "--entry-ca", &ca]);
+    node.says(&["cannot reach the entry", "certificate"]).await;
+    node.signal("KILL");
+    node.ends().await;
+
+    let _node = home.start(&["join", &by_name, "--entry-ca", &ca]);
+    entry.joined().await;
+}
+
+#[tokio::test]
 async fn a_restarted_node_speaks_in_a_higher_epoch_under_the_same_key() {
     let home = Home::new();
     let mut entry = Entry::start(1).await;

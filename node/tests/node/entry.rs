@@ -11,10 +11,11 @@ use hedgerow_proto::record::Record;
 use hedgerow_tunnel::{
     EntryIdentity, Exchange, ExchangeIo, Open, Tunnel, TunnelEvent, Verdict, exchange, quic, welcome,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 use crate::process::in_time;
 
@@ -40,6 +41,27 @@ impl Entry {
     }
 
     pub(crate) async fn start_at(address: SocketAddr, key_seed: u8) -> Self {
+        Self::start_with(address, key_seed, None).await
+    }
+
+    /// Over https, with a certificate for this name that vouches for itself; the certificate in PEM.
+    pub(crate) async fn start_https(name: &str, key_seed: u8) -> (Self, String) {
+        let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![made.cert.der().clone()],
+                rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap(),
+            )
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(tls));
+        (Self::start_with("127.0.0.1:0".parse().unwrap(), key_seed, Some(acceptor)).await, made.cert.pem())
+    }
+
+    async fn start_with(address: SocketAddr, key_seed: u8, tls: Option<TlsAcceptor>) -> Self {
         let key = SecretKey::from_seed([key_seed; 32]);
         let identity = EntryIdentity { key, federation: FederationId([9; 32]), incarnation: u64::from(key_seed) };
         let (socket, _) = quic::bind("127.0.0.1:0".parse().unwrap(), quic::Sharing::Alone).unwrap();
@@ -57,7 +79,7 @@ impl Entry {
             "coordinators": [],
         });
         let tasks = vec![
-            tokio::spawn(introduce(listener, document.to_string())),
+            tokio::spawn(introduce(listener, tls, document.to_string())),
             tokio::spawn(accept(identity.clone(), socket, join)),
         ];
         Self { address, identity, joined, tasks }
@@ -144,23 +166,37 @@ impl Asked {
     }
 }
 
-async fn introduce(listener: TcpListener, document: String) {
-    while let Ok((mut stream, _)) = listener.accept().await {
+async fn introduce(listener: TcpListener, tls: Option<TlsAcceptor>, document: String) {
+    while let Ok((stream, _)) = listener.accept().await {
         let answer = format!(
             "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{document}",
             document.len()
         );
+        let tls = tls.clone();
         tokio::spawn(async move {
-            let mut asked = Vec::new();
-            while !asked.ends_with(b"\r\n\r\n") {
-                match stream.read_buf(&mut asked).await {
-                    Ok(1..) => {}
-                    _ => return,
+            match tls {
+                None => say(stream, answer).await,
+                // Whoever does not like the certificate hangs up.
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        say(stream, answer).await;
+                    }
                 }
             }
-            let _ = stream.write_all(answer.as_bytes()).await;
         });
     }
+}
+
+async fn say(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: String) {
+    let mut asked = Vec::new();
+    while !asked.ends_with(b"\r\n\r\n") {
+        match stream.read_buf(&mut asked).await {
+            Ok(1..) => {}
+            _ => return,
+        }
+    }
+    let _ = stream.write_all(answer.as_bytes()).await;
+    let _ = stream.shutdown().await;
 }
 
 async fn accept(identity: EntryIdentity, socket: std::net::UdpSocket, join: mpsc::UnboundedSender<Joined>) {
