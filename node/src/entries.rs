@@ -245,14 +245,7 @@ impl Entries {
 
     /// Takes an entry in that has introduced itself at this address.
     fn admit(self: &Arc<Self>, url: &EntryUrl, address: IpAddr, said: Introduction) -> Result<(), String> {
-        let mut tunnels = lock(&self.tunnels);
-        if let Some(known) = tunnels.get_mut(&said.entry)
-            && known.federation == said.federation
-        {
-            debug!(entry = %said.entry.short(), %url, "another address of an entry that is known already");
-            if known.url == *url {
-                known.addresses.insert(address, 0);
-            }
+        if self.is_known(url, address, &said) {
             return Ok(());
         }
         let config = (self.config_for)(said.federation)?;
@@ -277,10 +270,23 @@ impl Entries {
             since: Instant::now(),
             task: task.abort_handle(),
         };
-        if let Some(old) = tunnels.insert(said.entry, followed) {
+        if let Some(old) = lock(&self.tunnels).insert(said.entry, followed) {
             old.task.abort();
         }
         Ok(())
+    }
+
+    /// Whether this entry has a tunnel already; then the address is one more way to it.
+    fn is_known(&self, url: &EntryUrl, address: IpAddr, said: &Introduction) -> bool {
+        let mut tunnels = lock(&self.tunnels);
+        let Some(known) = tunnels.get_mut(&said.entry).filter(|known| known.federation == said.federation) else {
+            return false;
+        };
+        debug!(entry = %said.entry.short(), %url, "another address of an entry that is known already");
+        if known.url == *url {
+            known.addresses.insert(address, 0);
+        }
+        true
     }
 
     fn is_followed(&self, url: &EntryUrl, address: IpAddr) -> bool {

@@ -1,7 +1,7 @@
 //! Flags, environment and file, put together into settings that are valid before anything is bound or dialled.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -298,7 +298,11 @@ fn listen_variables(environment: &Environment<'_>) -> Result<Option<SocketAddr>,
     }
     // Older agents listen on PORT, on every address unless HOST says otherwise. A HOST alone opens nothing.
     let Some(port) = environment.value::<u16>(&["PORT"])? else { return Ok(None) };
-    let host = environment.value(&["HOST"])?.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into());
+    let host = match environment.text(&["HOST"]) {
+        None => Ipv4Addr::UNSPECIFIED.into(),
+        Some((_, name)) if name == "localhost" => Ipv4Addr::LOCALHOST.into(),
+        Some((variable, address)) => parse_variable::<IpAddr>(variable, &address)?,
+    };
     Ok(Some(SocketAddr::new(host, port)))
 }
 
@@ -452,7 +456,7 @@ mod tests {
             &[],
             &[
                 ("HEDGEROW_ENTRY", "https://a.example, http://127.0.0.1:1"),
-                ("HOST", "127.0.0.1"),
+                ("HOST", "localhost"),
                 ("PORT", "0"),
                 ("HEDGEROW_ROLE", "both"),
                 ("HEDGEROW_SERVICES", "b=http://127.0.0.1:2;capacity=3;health=/h,a=http://127.0.0.1:2"),

@@ -76,6 +76,22 @@ async fn an_entry_that_comes_back_as_another_is_joined_anew() {
 }
 
 #[tokio::test]
+async fn one_entry_under_two_names_gets_one_tunnel() {
+    let home = Home::new();
+    let mut entry = Entry::start(1).await;
+    let by_name = format!("http://localhost:{}", entry.address.port());
+    let _node = home.start(&["join", &entry.url(), &by_name]);
+    let first = entry.joined().await;
+    // A request goes all the way, and still there is no second one.
+    assert_eq!(first.ask("nothing").await.err(), Some(hedgerow_proto::frame::Refusal::UnknownService));
+    until("the status", async || home.status().await.entries.iter().any(|e| e.state == TunnelStage::Up).then_some(()))
+        .await;
+    let up = home.status().await.entries.iter().filter(|e| e.state == TunnelStage::Up).count();
+    assert_eq!(up, 1);
+    assert!(entry.nobody_else());
+}
+
+#[tokio::test]
 async fn a_key_that_was_not_named_is_not_joined() {
     let home = Home::new();
     let mut entry = Entry::start(1).await;

@@ -98,6 +98,11 @@ impl Entry {
         }
     }
 
+    /// Whether no other tunnel has come up so far.
+    pub(crate) fn nobody_else(&mut self) -> bool {
+        self.joined.try_recv().is_err()
+    }
+
     /// The next tunnel that comes up.
     pub(crate) async fn joined(&mut self) -> Joined {
         in_time("a tunnel", self.joined.recv()).await.unwrap()
