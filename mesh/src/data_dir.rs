@@ -4,11 +4,11 @@
 //! lock              held by the process that uses the directory; says which one
 //! identity.key      the secret key, made on first start, never written again
 //! epoch             a counter, raised before each use
-//! registry          the last snapshot; set aside as registry.corrupt-N when it is damaged
+//! registry-XXXXXXXX the last snapshot of a federation's registry; renamed to ….corrupt-N when it is damaged
 //! ```
 //!
 //! Everything here blocks, and is small. Only the loss of `identity.key` costs anything: without `epoch` the node
-//! meets its own earlier records and jumps above them, and without `registry` it asks its neighbours.
+//! meets its own earlier records and jumps above them, and without a snapshot it asks its neighbours.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use hedgerow_process::durable;
 use hedgerow_process::exit::Failure;
 use hedgerow_process::key_file::{self, KeyFileError};
-use hedgerow_proto::id::NodeId;
+use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::key::SecretKey;
 
 /// The epoch is a number; whatever is longer is something else.
@@ -154,14 +154,21 @@ impl DataDir {
         Ok(0)
     }
 
-    /// The last snapshot that was stored, if there is one, of at most `bytes_max`. One that is no good (`read` says so)
+    fn snapshot_path(&self, federation: FederationId) -> PathBuf {
+        let mut name = format!("registry-{federation}");
+        name.truncate("registry-".len() + 16);
+        self.path.join(name)
+    }
+
+    /// The last snapshot of a federation that was stored, if there is one, of at most `bytes_max`. One that is no good (`read` says so)
     /// is set aside for whoever wants to know why, and is as good as none.
     pub fn load_snapshot<T, E: std::fmt::Display>(
         &self,
+        federation: FederationId,
         bytes_max: usize,
         read: impl FnOnce(Vec<u8>) -> Result<T, E>,
     ) -> Result<Option<T>, DataDirError> {
-        let path = self.path.join("registry");
+        let path = self.snapshot_path(federation);
         let why = match durable::read(&path, bytes_max as u64) {
             Ok(bytes) => match read(bytes) {
                 Ok(value) => return Ok(Some(value)),
@@ -177,8 +184,8 @@ impl DataDir {
     }
 
     /// Stores a snapshot in the place of the last one.
-    pub fn store_snapshot(&self, bytes: &[u8]) -> Result<(), DataDirError> {
-        let path = self.path.join("registry");
+    pub fn store_snapshot(&self, federation: FederationId, bytes: &[u8]) -> Result<(), DataDirError> {
+        let path = self.snapshot_path(federation);
         durable::replace(&path, bytes).map_err(disk("write the registry to", &path))
     }
 
@@ -307,15 +314,21 @@ mod tests {
     fn a_damaged_snapshot_is_set_aside_and_the_node_starts_without() {
         let parent = tempfile::tempdir().unwrap();
         let directory = DataDir::open(parent.path()).unwrap();
-        let load = |max| directory.load_snapshot(max, |bytes| if bytes == b"good" { Ok(bytes) } else { Err("torn") });
+        let federation = FederationId([0xab; 32]);
+        let load = |max| {
+            directory.load_snapshot(federation, max, |bytes| if bytes == b"good" { Ok(bytes) } else { Err("torn") })
+        };
         assert_eq!(load(8).unwrap(), None);
-        directory.store_snapshot(b"good").unwrap();
+        directory.store_snapshot(federation, b"good").unwrap();
         assert_eq!(load(8).unwrap(), Some(b"good".to_vec()));
-        directory.store_snapshot(b"goo").unwrap();
+        directory.store_snapshot(federation, b"goo").unwrap();
         assert_eq!(load(8).unwrap(), None);
-        directory.store_snapshot(b"too long to be read").unwrap();
+        directory.store_snapshot(federation, b"too long to be read").unwrap();
         assert_eq!(load(8).unwrap(), None);
-        assert_eq!(names(parent.path()), ["identity.key", "lock", "registry.corrupt-1", "registry.corrupt-2"]);
+        assert_eq!(
+            names(parent.path()),
+            ["identity.key", "lock", "registry-abababababababab.corrupt-1", "registry-abababababababab.corrupt-2"]
+        );
     }
 
     #[test]

@@ -139,8 +139,14 @@ pub struct Session {
     state: State,
     /// Whether anything was said in this side's last turn.
     spoke: bool,
+    /// Whether anything was said in the peer's last turn, or in this one so far.
+    peer_spoke: bool,
     sent_in_turn: usize,
-    compare: BTreeSet<Prefix>,
+    /// Whether the whole tree is still to be compared: the first thing that is said.
+    begins: bool,
+    /// Subtrees that differ and whose parts are to be compared.
+    divide: BTreeSet<Prefix>,
+    /// Subtrees that differ and are small.
     lists: BTreeSet<Prefix>,
     want: BTreeSet<KeyHash>,
     send: BTreeSet<KeyHash>,
@@ -159,7 +165,7 @@ impl Session {
     pub fn initiate() -> Self {
         let mut session = Self::respond();
         session.state = State::MyTurn;
-        session.compare.insert(Prefix::ROOT);
+        session.begins = true;
         session
     }
 
@@ -168,8 +174,10 @@ impl Session {
         Self {
             state: State::PeersTurn,
             spoke: true,
+            peer_spoke: false,
             sent_in_turn: 0,
-            compare: BTreeSet::new(),
+            begins: false,
+            divide: BTreeSet::new(),
             lists: BTreeSet::new(),
             want: BTreeSet::new(),
             send: BTreeSet::new(),
@@ -196,11 +204,12 @@ impl Session {
         self.sent_in_turn += 1;
         let empty = self.has_nothing();
         if empty || self.sent_in_turn == MESSAGES_PER_TURN {
+            self.spoke = self.sent_in_turn > 1 || message != Message::default();
             message.ends_turn = true;
-            self.state = State::PeersTurn;
-            let said_nothing = self.sent_in_turn == 1 && message == Message { ends_turn: true, ..Message::default() };
-            self.spoke = !said_nothing;
+            // Two turns of nothing, one after the other, and both know that they are done.
+            self.state = if self.spoke || self.peer_spoke { State::PeersTurn } else { State::Finished };
             self.sent_in_turn = 0;
+            self.peer_spoke = false;
         }
         let bytes = wire::encode(&message);
         self.traffic.messages_sent += 1;
@@ -220,7 +229,7 @@ impl Session {
         }
         // What a newer version appends to a message is not for this one.
         let (message, _): (Message, _) = wire::decode_prefix(bytes, registry.limits().sync_message_bytes_max)?;
-        let silent = message == Message { ends_turn: message.ends_turn, ..Message::default() };
+        self.peer_spoke |= message != Message { ends_turn: message.ends_turn, ..Message::default() };
         let mut received = Received::default();
         for (age_ms, bytes) in message.records {
             match take(now, registry, Duration::from_millis(age_ms), bytes) {
@@ -237,15 +246,15 @@ impl Session {
         }
         self.send.extend(message.want.into_iter().filter(|key| registry.index().leaf(key).is_some()));
         if message.ends_turn {
-            // Two turns of nothing, one after the other, and both know.
-            self.state = if silent && self.has_nothing() && !self.spoke { State::Finished } else { State::MyTurn };
+            let done = !self.spoke && !self.peer_spoke && self.has_nothing();
+            self.state = if done { State::Finished } else { State::MyTurn };
         }
         Ok(received)
     }
 
-    /// Whether the session is over for this side once it has sent what it has: the peer has nothing, and neither has it.
+    /// Whether there is nothing to say.
     fn has_nothing(&self) -> bool {
-        self.compare.is_empty() && self.lists.is_empty() && self.want.is_empty() && self.send.is_empty()
+        !self.begins && self.divide.is_empty() && self.lists.is_empty() && self.want.is_empty() && self.send.is_empty()
     }
 
     /// The peer has `theirs` in a subtree.
@@ -268,7 +277,7 @@ impl Session {
         if small || prefix.digits() == KeyHash::DIGITS {
             self.lists.insert(prefix);
         } else {
-            self.compare.extend(prefix.children());
+            self.divide.insert(prefix);
         }
     }
 
@@ -302,9 +311,12 @@ impl Session {
             room = room.saturating_sub(bytes);
             fits
         };
-        while !self.compare.is_empty() && takes(Subtree::BYTES_MAX + 16) {
-            let Some(prefix) = self.compare.pop_first() else { break };
-            message.compare.push((Subtree::of(prefix), index.fingerprint(prefix)));
+        if std::mem::take(&mut self.begins) && takes(Subtree::BYTES_MAX + 16) {
+            message.compare.push((Subtree::of(Prefix::ROOT), index.fingerprint(Prefix::ROOT)));
+        }
+        while !self.divide.is_empty() && takes(16 * (Subtree::BYTES_MAX + 16)) {
+            let parts = self.divide.pop_first().into_iter().flat_map(|prefix| prefix.children());
+            message.compare.extend(parts.map(|part| (Subtree::of(part), index.fingerprint(part))));
         }
         while !self.lists.is_empty() && takes(Subtree::BYTES_MAX + 3 + LIST_MAX * Listed::BYTES_MAX) {
             let Some(prefix) = self.lists.pop_first() else { break };
@@ -315,7 +327,7 @@ impl Session {
                 .collect();
             if listed.len() > LIST_MAX {
                 // It has grown since.
-                self.compare.extend(prefix.children());
+                self.divide.insert(prefix);
             } else {
                 message.lists.push((Subtree::of(prefix), listed));
             }

@@ -24,6 +24,7 @@ pub mod memory;
 pub mod quic;
 pub mod serve;
 mod splice;
+pub mod sync;
 mod tls;
 pub mod tuning;
 mod watchdog;

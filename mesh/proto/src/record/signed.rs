@@ -104,6 +104,11 @@ impl Signed {
         Kind(self.bytes[1])
     }
 
+    /// Who signed it.
+    pub fn writer(&self) -> NodeId {
+        NodeId(array(&self.bytes, 34))
+    }
+
     /// Their hash.
     pub fn hash(&self) -> RecordHash {
         self.hash
@@ -156,12 +161,12 @@ impl Signed {
     }
 
     /// Reads it again, without the cost of verifying: its signature is known to hold.
-    pub(crate) fn reopen(&self, federation: FederationId, limits: &Limits) -> Result<Record, RecordError> {
-        Self::read(&self.bytes, federation, limits).map(|(record, _)| record)
+    pub fn read(&self, federation: FederationId, limits: &Limits) -> Result<Record, RecordError> {
+        Self::parse(&self.bytes, federation, limits).map(|(record, _)| record)
     }
 
     /// Everything but the signature: the length, the federation, the rules.
-    fn read(bytes: &Bytes, federation: FederationId, limits: &Limits) -> Result<(Record, Envelope), RecordError> {
+    fn parse(bytes: &Bytes, federation: FederationId, limits: &Limits) -> Result<(Record, Envelope), RecordError> {
         if bytes.len() > limits.record_bytes_max {
             return Err(RecordError::TooLong { got_bytes: bytes.len(), max_bytes: limits.record_bytes_max });
         }
@@ -177,7 +182,7 @@ impl Signed {
 
     /// Reads and verifies a record from anybody: its length, its federation, its rules, its signature.
     pub fn open(bytes: Bytes, federation: FederationId, limits: &Limits) -> Result<(Self, Record), RecordError> {
-        let (record, envelope) = Self::read(&bytes, federation, limits)?;
+        let (record, envelope) = Self::parse(&bytes, federation, limits)?;
         // The dearest check last: a signature costs as much as everything before it a hundred times.
         let signed = &bytes[..envelope.content_end];
         if !envelope.writer.verifies(&[DOMAIN, signed].concat(), &envelope.signature) {

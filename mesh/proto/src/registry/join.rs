@@ -69,7 +69,7 @@ impl Outcome {
 impl Registry {
     /// Joins one record with what is here. The signature has been verified, or made, by whoever made the [`Signed`].
     pub fn insert(&mut self, now: Time, signed: Signed, source: Source) -> Result<Outcome, Refused> {
-        let record = signed.reopen(self.federation, &self.limits)?;
+        let record = signed.read(self.federation, &self.limits)?;
         self.handle_timeout(now);
         let outcome = self.place(now, &signed, &record);
         if outcome.is_news() {

@@ -83,6 +83,11 @@ impl Registry {
         Some(&self.writers.get(id)?.entry(Kind::NODE, &[])?.signed)
     }
 
+    /// All that a node has said, as it signed it.
+    pub fn records_of(&self, id: &NodeId) -> impl Iterator<Item = &Signed> {
+        self.writers.get(id).into_iter().flat_map(|writer| writer.entries.values()).map(|entry| &entry.signed)
+    }
+
     /// The coordinators that may be there.
     pub fn coordinators(&self) -> impl Iterator<Item = Coordinator<'_>> {
         self.shown().filter_map(|(_, writer)| {

@@ -24,7 +24,7 @@ fn synchronise(now: Time, one: &mut Registry, two: &mut Registry) -> (Traffic, T
             moved = true;
         }
         if !moved {
-            assert!(a.is_finished() || b.is_finished());
+            assert!(a.is_finished() && b.is_finished());
             return (a.traffic(), b.traffic());
         }
     }

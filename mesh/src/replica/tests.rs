@@ -1,0 +1,287 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hedgerow_proto::record::Roles;
+use hedgerow_proto::registry::Presence;
+
+use super::*;
+
+const FEDERATION: FederationId = FederationId([0xfe; 32]);
+
+/// A clock that the test turns.
+#[derive(Default)]
+struct TestClock {
+    now_s: AtomicU64,
+    suspended_s: AtomicU64,
+}
+
+impl TestClock {
+    fn advance(&self, seconds: u64) {
+        self.now_s.fetch_add(seconds, Ordering::Relaxed);
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> Time {
+        Time::from_origin(Duration::from_secs(1000 + self.now_s.load(Ordering::Relaxed)))
+    }
+    fn suspended(&self) -> Duration {
+        Duration::from_secs(self.suspended_s.load(Ordering::Relaxed))
+    }
+}
+
+struct World {
+    clock: Arc<TestClock>,
+    directory: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        Self { clock: Arc::default(), directory: tempfile::tempdir().unwrap() }
+    }
+
+    fn data_dir(&self, name: &str) -> Arc<DataDir> {
+        Arc::new(DataDir::open(&self.directory.path().join(name)).unwrap())
+    }
+
+    fn open(&self, data_dir: &Arc<DataDir>, incarnation: u64) -> Replica {
+        Replica::open(ReplicaConfig {
+            data_dir: data_dir.clone(),
+            federation: FEDERATION,
+            limits: Limits::PRODUCTION,
+            incarnation,
+            clock: self.clock.clone(),
+        })
+        .unwrap()
+    }
+
+    fn node(&self, name: &str) -> Replica {
+        self.open(&self.data_dir(name), 1)
+    }
+}
+
+fn node_record(roles: Roles) -> NodeRecord {
+    NodeRecord {
+        roles,
+        location: "here".into(),
+        version: "0.1.0".into(),
+        services: vec![],
+        multiaddrs: vec![],
+        home: None,
+    }
+}
+
+async fn sync(one: &Replica, two: &Replica) {
+    let (mut a, mut b) = tokio::io::duplex(4096);
+    let (first, second) =
+        tokio::join!(one.sync_over(&mut a, Session::initiate()), two.sync_over(&mut b, Session::respond()));
+    first.unwrap();
+    second.unwrap();
+}
+
+#[tokio::test]
+async fn two_replicas_are_equal_after_a_synchronisation() {
+    let world = World::new();
+    let (one, two) = (world.node("one"), world.node("two"));
+    one.announce(node_record(Roles::Coordinator)).unwrap();
+    two.announce(node_record(Roles::Worker)).unwrap();
+    let mut changes = two.changes();
+    changes.mark_unchanged();
+    sync(&one, &two).await;
+    assert!(changes.has_changed().unwrap());
+    assert_eq!(one.read(Registry::digest), two.read(Registry::digest));
+    assert_eq!(two.read(|registry| registry.coordinators().count()), 1);
+    assert_eq!(one.read(|registry| registry.workers().count()), 1);
+}
+
+#[tokio::test]
+async fn a_peer_that_talks_nonsense_ends_the_session_and_nothing_else() {
+    use tokio::io::AsyncWriteExt;
+    let world = World::new();
+    let one = world.node("one");
+    let (mut a, mut b) = tokio::io::duplex(4096);
+    b.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    assert!(matches!(one.sync_over(&mut a, Session::respond()).await, Err(SyncBroken::Frame(_))));
+    let (mut a, b) = tokio::io::duplex(4096);
+    drop(b);
+    assert!(matches!(one.sync_over(&mut a, Session::respond()).await, Err(SyncBroken::Stream(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_falls_silent_is_given_up() {
+    let world = World::new();
+    let one = world.node("one");
+    let (mut a, _b) = tokio::io::duplex(4096);
+    let error = one.sync_over(&mut a, Session::respond()).await.unwrap_err();
+    assert!(matches!(&error, SyncBroken::Stream(error) if error.kind() == std::io::ErrorKind::TimedOut), "{error}");
+}
+
+#[tokio::test]
+async fn a_coordinator_renews_its_lease_and_a_worker_has_none() {
+    let world = World::new();
+    let (one, two) = (world.node("one"), world.node("two"));
+    one.announce(node_record(Roles::Coordinator)).unwrap();
+    two.announce(node_record(Roles::Worker)).unwrap();
+    let before = one.read(Registry::digest);
+    world.clock.advance(19);
+    one.look();
+    assert_eq!(one.read(Registry::digest), before);
+    world.clock.advance(1);
+    let (now, wake) = one.look();
+    assert_ne!(one.read(Registry::digest), before);
+    assert_eq!(wake, Some(now + Duration::from_secs(20)));
+    assert_eq!(two.look().1, None);
+    // Seen to advance, it is believed; renewed no more, it runs out.
+    sync(&one, &two).await;
+    let presence = |replica: &Replica| replica.read(|registry| registry.presence(&one.node()));
+    assert_eq!(presence(&two), Presence::Provisional);
+    world.clock.advance(20);
+    one.look();
+    sync(&one, &two).await;
+    assert_eq!(presence(&two), Presence::Here);
+    world.clock.advance(60);
+    two.look();
+    assert_eq!(presence(&two), Presence::Absent);
+}
+
+#[tokio::test]
+async fn what_a_node_says_is_published_as_signed_bytes() {
+    let world = World::new();
+    let one = world.node("one");
+    let mut record = one.record();
+    assert_eq!(*record.borrow_and_update(), None);
+    one.announce(node_record(Roles::Worker)).unwrap();
+    let bytes = record.borrow_and_update().clone().unwrap();
+    let (_, opened) = Signed::open(bytes, FEDERATION, &Limits::PRODUCTION).unwrap();
+    assert_eq!(opened.node(), Some(&node_record(Roles::Worker)));
+    let left = one.leave().unwrap();
+    let (_, left) = Signed::open(left, FEDERATION, &Limits::PRODUCTION).unwrap();
+    assert_eq!(left.body, Body::Leave);
+    assert!(left.version > opened.version);
+    assert_eq!(one.read(|registry| registry.nodes().count()), 0);
+}
+
+#[tokio::test]
+async fn a_replica_comes_back_from_disk_and_a_damaged_one_comes_back_empty() {
+    let world = World::new();
+    let data_dir = world.data_dir("one");
+    let other = world.node("two");
+    other.announce(node_record(Roles::Coordinator)).unwrap();
+    let one = world.open(&data_dir, 1);
+    one.announce(node_record(Roles::Worker)).unwrap();
+    sync(&one, &other).await;
+    one.store().await;
+    let digest = one.read(Registry::digest);
+    let again = world.open(&data_dir, 2);
+    assert_eq!(again.read(Registry::digest), digest);
+    assert_eq!(again.read(|registry| registry.presence(&other.node())), Presence::Provisional);
+    let file = std::fs::read_dir(data_dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.file_name().unwrap().to_str().unwrap().starts_with("registry-"))
+        .unwrap();
+    std::fs::write(&file, &std::fs::read(&file).unwrap()[1..]).unwrap();
+    let empty = world.open(&data_dir, 3);
+    assert!(empty.read(Registry::is_empty));
+    assert!(!file.exists());
+}
+
+#[tokio::test]
+async fn a_node_that_lost_its_disk_speaks_above_what_it_said_before() {
+    let world = World::new();
+    let data_dir = world.data_dir("one");
+    let other = world.node("two");
+    let before = world.open(&data_dir, 1);
+    for _ in 0..5 {
+        before.announce(node_record(Roles::Coordinator)).unwrap();
+    }
+    sync(&before, &other).await;
+    // The epoch goes with the disk; the key came back from a backup.
+    std::fs::remove_file(data_dir.path().join("epoch")).unwrap();
+    let after = world.open(&data_dir, 2);
+    after.announce(NodeRecord { location: "there".into(), ..node_record(Roles::Coordinator) }).unwrap();
+    sync(&after, &other).await;
+    // It met what it said before, and now says what it has to say above that.
+    sync(&after, &other).await;
+    let location = |replica: &Replica| {
+        replica.read(|registry| registry.node(&after.node()).unwrap().node().unwrap().location.clone())
+    };
+    assert_eq!((location(&after).as_str(), location(&other).as_str()), ("there", "there"));
+    assert_eq!(after.read(Registry::digest), other.read(Registry::digest));
+    assert_eq!(data_dir.raise_epoch().unwrap(), 3);
+}
+
+#[tokio::test]
+async fn a_key_in_use_elsewhere_stops_the_node_with_words() {
+    let world = World::new();
+    let data_dir = world.data_dir("one");
+    let (one, two) = (world.open(&data_dir, 1), world.open(&data_dir, 2));
+    for replica in [&one, &two] {
+        replica.announce(node_record(Roles::Worker)).unwrap();
+    }
+    let failure = tokio::time::timeout(Duration::from_secs(60), async {
+        tokio::join!(
+            async {
+                for _ in 0..10 {
+                    sync(&one, &two).await;
+                }
+            },
+            async {
+                tokio::select! {
+                    failure = one.failed() => failure,
+                    failure = two.failed() => failure,
+                }
+            }
+        )
+        .1
+    })
+    .await
+    .unwrap();
+    assert!(matches!(&*failure, ReplicaError::KeyInUse(_)));
+    assert!(failure.to_string().contains("in use elsewhere"), "{failure}");
+}
+
+#[tokio::test]
+async fn after_a_suspend_nobody_is_dead() {
+    let world = World::new();
+    let (one, two) = (world.node("one"), world.node("two"));
+    one.announce(node_record(Roles::Coordinator)).unwrap();
+    sync(&one, &two).await;
+    world.clock.advance(3600);
+    world.clock.suspended_s.store(3600, Ordering::Relaxed);
+    two.look();
+    assert_eq!(two.read(|registry| registry.presence(&one.node())), Presence::Provisional);
+    world.clock.advance(60);
+    two.look();
+    assert_eq!(two.read(|registry| registry.presence(&one.node())), Presence::Absent);
+}
+
+#[tokio::test]
+async fn a_running_replica_is_on_disk_when_it_stops() {
+    let world = World::new();
+    let data_dir = world.data_dir("one");
+    let one = world.open(&data_dir, 1);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn({
+        let one = one.clone();
+        async move {
+            one.run(async {
+                let _ = stopped.await;
+            })
+            .await;
+        }
+    });
+    one.announce(node_record(Roles::Coordinator)).unwrap();
+    stop.send(()).unwrap();
+    running.await.unwrap();
+    assert_eq!(world.open(&data_dir, 2).read(Registry::digest), one.read(Registry::digest));
+}
+
+#[test]
+fn the_system_clock_runs() {
+    use crate::clock::SystemClock;
+    let before = SystemClock.now();
+    while SystemClock.now() == before {
+        std::hint::spin_loop();
+    }
+    assert!(SystemClock.suspended() < SystemClock.now().since_origin() + Duration::from_secs(1));
+}
