@@ -1,5 +1,7 @@
 //! Whatever a peer sends, or a disk holds: a value or an error, never a panic.
 
+#![allow(clippy::unwrap_used)] // A test that cannot prepare its input has failed.
+
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -1,5 +1,7 @@
 //! The wire format, byte by byte: what was written yesterday is read tomorrow. A change here is a change of the protocol.
 
+#![allow(clippy::unwrap_used)] // A test that cannot prepare its input has failed.
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
