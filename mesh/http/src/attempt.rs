@@ -92,7 +92,8 @@ impl<D: Directory> Inner<D> {
                     return Err(miss);
                 }
             };
-            let (latency, at) = (now().saturating_sub(started), now());
+            let at = now();
+            let latency = at.saturating_sub(started);
             self.stats.latency(latency);
             candidate.load.update(|cost| match answer.status() {
                 status if status.is_server_error() => cost.answered_with_error(at, latency),

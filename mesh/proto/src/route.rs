@@ -213,7 +213,7 @@ impl BalancingPolicy for PowerOfTwoChoices {
     fn pick(&self, field: &dyn Field, random: &mut fastrand::Rng) -> Pick {
         let len = field.len();
         // The usual case, without looking at everybody: two distinct live ones with room.
-        if len > Self::DRAWS {
+        if len > 2 {
             let mut first: Option<(usize, Contender)> = None;
             for _ in 0..Self::DRAWS {
                 let index = random.usize(..len);

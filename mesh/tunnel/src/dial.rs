@@ -149,7 +149,7 @@ pub async fn maintain(config: DialConfig, directory: Arc<dyn Directory>, status:
         });
         tokio::select! {
             () = sleep(wait) => {}
-            _ = drain.changed() => {}
+            Ok(()) = drain.changed() => {}
         }
     }
     set(TunnelState::Drained);
@@ -370,8 +370,9 @@ pub(crate) async fn run(
                 Ok(other) => return give_up(&*link, close::PROTOCOL, &format!("unexpected {other:?}")),
                 Err(error) => return give_up(&*link, close::PROTOCOL, &error.to_string()),
             },
-            _ = record.changed() => Control::Record(record.borrow_and_update().to_vec()),
-            _ = drain.changed() => {
+            // One whose sender is gone says nothing more, and must not be asked in a loop.
+            Ok(()) = record.changed() => Control::Record(record.borrow_and_update().to_vec()),
+            Ok(()) = drain.changed() => {
                 if *drain.borrow_and_update() == DrainState::Running {
                     continue;
                 }

@@ -11,7 +11,7 @@ use hyper::body::{Frame, Incoming};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
-use crate::world::{AnyBody, Front, Node, in_time, on_a_shard, text, until};
+use crate::world::{AnyBody, Front, Node, in_time, on_a_shard, over_both, text, until};
 
 /// Says what it was asked.
 async fn mirror(request: Request<Incoming>) -> Response<AnyBody> {
@@ -57,8 +57,8 @@ fn a_service_sees_its_own_authority_and_the_rest_of_the_target() {
 
 #[test]
 fn bodies_keep_their_framing() {
-    on_a_shard(async {
-        let node = Node::with(1, 8, mirror).await;
+    over_both(async |over| {
+        let node = Node::with_over(over, 1, 8, mirror).await;
         let front = Front::before(&[&node]);
         assert!(body(front.post("/service/web", "12345").await).await.contains("length=5 te=- body=5"));
         assert!(body(front.post("/service/web", "").await).await.contains("length=0 te=- body=0"));
@@ -78,8 +78,8 @@ fn bodies_keep_their_framing() {
 
 #[test]
 fn answers_without_a_body_keep_what_they_say_of_one() {
-    on_a_shard(async {
-        let node = Node::with(1, 8, |request: Request<Incoming>| async move {
+    over_both(async |over| {
+        let node = Node::with_over(over, 1, 8, |request: Request<Incoming>| async move {
             let status = request.uri().path().trim_start_matches('/').parse().unwrap();
             let mut answer = Response::new(text(if status == 200 { "12345" } else { "" }));
             *answer.status_mut() = StatusCode::from_u16(status).unwrap();
@@ -104,8 +104,8 @@ fn answers_without_a_body_keep_what_they_say_of_one() {
 
 #[test]
 fn one_stream_carries_one_exchange_after_another() {
-    on_a_shard(async {
-        let node = Node::with(1, 8, mirror).await;
+    over_both(async |over| {
+        let node = Node::with_over(over, 1, 8, mirror).await;
         let front = Front::before(&[&node]);
         for _ in 0..20 {
             body(front.get("/service/web").await).await;
@@ -150,9 +150,9 @@ fn events_pass_one_by_one() {
 
 #[test]
 fn an_upgraded_connection_echoes_until_the_client_goes() {
-    on_a_shard(async {
+    over_both(async |over| {
         let (ended, mut ends) = mpsc::unbounded_channel();
-        let node = Node::with(1, 8, move |mut request: Request<Incoming>| {
+        let node = Node::with_over(over, 1, 8, move |mut request: Request<Incoming>| {
             let ended = ended.clone();
             async move {
                 assert_eq!(request.headers()["upgrade"], "echo/1");

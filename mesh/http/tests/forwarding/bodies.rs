@@ -14,7 +14,7 @@ use hyper::body::{Frame, Incoming};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
-use crate::world::{AnyBody, Front, Node, Opened, config, in_time, on_a_shard, text, until};
+use crate::world::{AnyBody, Front, Node, Opened, config, in_time, on_a_shard, over_both, text, until};
 
 const CHUNK: usize = 32 * 1024;
 
@@ -57,10 +57,10 @@ fn upload(bytes: usize) -> (AnyBody, String) {
 
 #[test]
 fn a_long_upload_arrives_whole_also_after_refusals() {
-    on_a_shard(async {
+    over_both(async |over| {
         let full = |_| || Opened::Refused(Refusal::ServiceDown);
-        let (one, two) = (Node::by_hand(1, 8, full(1)).await, Node::by_hand(2, 8, full(2)).await);
-        let node = Node::with(3, 8, sum).await;
+        let (one, two) = (Node::by_hand_over(over, 1, 8, full(1)).await, Node::by_hand_over(over, 2, 8, full(2)).await);
+        let node = Node::with_over(over, 3, 8, sum).await;
         let front = Front::before(&[&one, &two, &node]);
         for bytes in [0, 1, 100_000, 5 << 20] {
             let (body, told) = upload(bytes);
@@ -103,9 +103,9 @@ fn a_body_over_the_limit_is_413() {
 
 #[test]
 fn a_client_that_hangs_up_cancels_the_work_at_once() {
-    on_a_shard(async {
+    over_both(async |over| {
         let (ended, mut ends) = mpsc::unbounded_channel();
-        let node = Node::with(1, 8, move |request: Request<Incoming>| {
+        let node = Node::with_over(over, 1, 8, move |request: Request<Incoming>| {
             let ends = Ends(ended.clone());
             async move {
                 if request.uri().path() == "/head" {
@@ -139,10 +139,10 @@ fn a_client_that_hangs_up_cancels_the_work_at_once() {
 
 #[test]
 fn a_slow_reader_holds_the_service_back() {
-    on_a_shard(async {
+    over_both(async |over| {
         let taken = Arc::new(AtomicU64::new(0));
         let counted = taken.clone();
-        let node = Node::with(1, 8, move |_| {
+        let node = Node::with_over(over, 1, 8, move |_| {
             let counted = counted.clone();
             async move { Response::new(endless(counted)) }
         })
@@ -164,10 +164,10 @@ fn a_slow_reader_holds_the_service_back() {
 
 #[test]
 fn an_answer_that_comes_before_the_end_of_the_request_ends_it() {
-    on_a_shard(async {
+    over_both(async |over| {
         let answered = Rc::new(Cell::new(0));
         let counted = answered.clone();
-        let node = Node::with(1, 8, move |_| {
+        let node = Node::with_over(over, 1, 8, move |_| {
             counted.set(counted.get() + 1);
             async move { Response::new(text("enough")) }
         })
@@ -185,10 +185,10 @@ fn an_answer_that_comes_before_the_end_of_the_request_ends_it() {
 
 #[test]
 fn a_service_with_two_slots_never_sees_a_third_request() {
-    on_a_shard(async {
+    over_both(async |over| {
         let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let (running, peak) = (now.clone(), most.clone());
-        let node = Node::with(1, 2, move |_| {
+        let node = Node::with_over(over, 1, 2, move |_| {
             let (running, peak) = (running.clone(), peak.clone());
             async move {
                 peak.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
@@ -210,8 +210,8 @@ fn a_service_with_two_slots_never_sees_a_third_request() {
 
 #[test]
 fn when_all_stay_full_the_client_is_told_to_come_again() {
-    on_a_shard(async {
-        let node = Node::with(1, 1, |_| async move { Response::new(endless(Arc::default())) }).await;
+    over_both(async |over| {
+        let node = Node::with_over(over, 1, 1, |_| async move { Response::new(endless(Arc::default())) }).await;
         let config = ForwardConfig { queue_timeout: std::time::Duration::from_millis(50), ..config() };
         let front = Front::with(config, &[&node]);
         let first = front.get("/service/web").await;

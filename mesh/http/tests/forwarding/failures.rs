@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use hedgerow_proto::frame::{Refusal, close};
+use hedgerow_proto::frame::Refusal;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::world::{AnyBody, Front, Node, Opened, in_time, on_a_shard, text, until};
+use crate::world::{AnyBody, Front, Node, Opened, in_time, on_a_shard, over_both, text, until};
 
 async fn hello(_: Request<Incoming>) -> Response<AnyBody> {
     Response::new(text("hello"))
@@ -42,11 +42,11 @@ fn dies(runs: &Arc<AtomicUsize>, says: &'static str) -> impl Fn() -> Opened + Se
 
 #[test]
 fn what_one_node_refuses_runs_on_another_whatever_the_method() {
-    on_a_shard(async {
-        let refusing = Node::by_hand(1, 8, || Opened::Refused(Refusal::Full)).await;
+    over_both(async |over| {
+        let refusing = Node::by_hand_over(over, 1, 8, || Opened::Refused(Refusal::Full)).await;
         let runs = Arc::new(AtomicUsize::new(0));
         let counted = runs.clone();
-        let willing = Node::with(2, 8, move |request: Request<Incoming>| {
+        let willing = Node::with_over(over, 2, 8, move |request: Request<Incoming>| {
             counted.fetch_add(1, Ordering::SeqCst);
             async move { Response::new(text(request.into_body().collect().await.unwrap().to_bytes())) }
         })
@@ -65,9 +65,12 @@ fn what_one_node_refuses_runs_on_another_whatever_the_method() {
 
 #[test]
 fn a_post_whose_service_dies_after_accept_is_502_unknown_and_never_runs_twice() {
-    on_a_shard(async {
+    over_both(async |over| {
         let runs = Arc::new(AtomicUsize::new(0));
-        let (one, two) = (Node::by_hand(1, 8, dies(&runs, "")).await, Node::by_hand(2, 8, dies(&runs, "")).await);
+        let (one, two) = (
+            Node::by_hand_over(over, 1, 8, dies(&runs, "")).await,
+            Node::by_hand_over(over, 2, 8, dies(&runs, "")).await,
+        );
         let front = Front::before(&[&one, &two]);
         for round in 1..=10 {
             let answer = front.post("/service/web", "").await;
@@ -85,11 +88,11 @@ fn a_post_whose_service_dies_after_accept_is_502_unknown_and_never_runs_twice() 
 
 #[test]
 fn a_get_whose_service_dies_is_answered_by_another_also_in_the_middle_of_a_small_answer() {
-    on_a_shard(async {
+    over_both(async |over| {
         for says in ["", "HTTP/1.1 200 OK\r\ncontent-le", "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhel"] {
             let runs = Arc::new(AtomicUsize::new(0));
-            let dying = Node::by_hand(1, 8, dies(&runs, says)).await;
-            let willing = Node::with(2, 8, hello).await;
+            let dying = Node::by_hand_over(over, 1, 8, dies(&runs, says)).await;
+            let willing = Node::with_over(over, 2, 8, hello).await;
             let front = Front::before(&[&dying, &willing]);
             for _ in 0..20 {
                 let answer = front.get("/service/web").await;
@@ -105,10 +108,13 @@ fn a_get_whose_service_dies_is_answered_by_another_also_in_the_middle_of_a_small
 
 #[test]
 fn an_answer_that_breaks_after_its_beginning_was_passed_on_is_broken_off_and_not_begun_again() {
-    on_a_shard(async {
+    over_both(async |over| {
         let runs = Arc::new(AtomicUsize::new(0));
         let says = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n";
-        let (one, two) = (Node::by_hand(1, 8, dies(&runs, says)).await, Node::by_hand(2, 8, dies(&runs, says)).await);
+        let (one, two) = (
+            Node::by_hand_over(over, 1, 8, dies(&runs, says)).await,
+            Node::by_hand_over(over, 2, 8, dies(&runs, says)).await,
+        );
         let front = Front::before(&[&one, &two]);
         let answer = front.get("/service/web").await;
         assert_eq!(answer.status(), 200);
@@ -120,9 +126,9 @@ fn an_answer_that_breaks_after_its_beginning_was_passed_on_is_broken_off_and_not
 
 #[test]
 fn a_kept_connection_that_has_closed_is_replaced_by_a_fresh_one_on_the_same_node() {
-    on_a_shard(async {
+    over_both(async |over| {
         let first = std::sync::atomic::AtomicBool::new(true);
-        let node = Node::by_hand(1, 8, move || {
+        let node = Node::by_hand_over(over, 1, 8, move || {
             let (mine, mut theirs) = tokio::io::duplex(1024);
             if first.swap(false, Ordering::SeqCst) {
                 return Opened::Kept(Box::new(mine));
@@ -234,14 +240,14 @@ fn a_request_waits_for_a_full_node_also_when_another_has_broken() {
 
 #[test]
 fn requests_in_flight_survive_the_death_of_their_node() {
-    on_a_shard(async {
-        let hanging = Node::with(1, 64, |_| std::future::pending()).await;
-        let willing = Node::with(2, 64, hello).await;
+    over_both(async |over| {
+        let hanging = Node::with_over(over, 1, 64, |_| std::future::pending()).await;
+        let willing = Node::with_over(over, 2, 64, hello).await;
         let front = Front::before(&[&hanging, &willing]);
         let requests = futures_util::future::join_all((0..32).map(|_| front.get("/service/web")));
         let killer = async {
             until("requests", || hanging.services.taken.load(Ordering::SeqCst) > 4).await;
-            hanging.link.close(close::GOING, "killed");
+            hanging.dies();
         };
         let (answers, ()) = tokio::join!(requests, killer);
         for answer in answers {
@@ -254,7 +260,7 @@ fn requests_in_flight_survive_the_death_of_their_node() {
 
 #[test]
 fn a_service_that_closes_behind_its_answer_holds_nothing() {
-    on_a_shard(async {
+    over_both(async |over| {
         let runs = Arc::new(AtomicUsize::new(0));
         for says in [
             "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
@@ -262,7 +268,7 @@ fn a_service_that_closes_behind_its_answer_holds_nothing() {
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
             "HTTP/1.0 200 OK\r\n\r\nhello",
         ] {
-            let node = Node::by_hand(1, 2, dies(&runs, says)).await;
+            let node = Node::by_hand_over(over, 1, 2, dies(&runs, says)).await;
             let front = Front::before(&[&node]);
             for _ in 0..20 {
                 let answer = front.get("/service/web").await;
@@ -280,7 +286,7 @@ fn a_service_that_closes_behind_its_answer_holds_nothing() {
 
 #[test]
 fn two_thousand_gets_survive_the_deaths_of_nodes() {
-    on_a_shard(async {
+    over_both(async |over| {
         let (mut nodes, done) = (Vec::new(), Rc::new(Cell::new(0)));
         for seed in 1..=4 {
             let turns = Rc::new(Cell::new(0_u32));
@@ -295,7 +301,7 @@ fn two_thousand_gets_survive_the_deaths_of_nodes() {
                     Response::new(text(vec![b'x'; if long { 60_000 } else { 1000 }]))
                 }
             };
-            nodes.push(Node::with(seed, 64, handler).await);
+            nodes.push(Node::with_over(over, seed, 64, handler).await);
         }
         let front = Front::before(&nodes.iter().collect::<Vec<_>>());
         let client = async || {
@@ -311,7 +317,7 @@ fn two_thousand_gets_survive_the_deaths_of_nodes() {
             for (index, node) in nodes.iter().take(3).enumerate() {
                 until("progress", || done.get() > 400 * (index + 1) && node.services.taken.load(Ordering::SeqCst) > 0)
                     .await;
-                node.link.close(close::GOING, "killed");
+                node.dies();
             }
         };
         tokio::join!(futures_util::future::join_all((0..16).map(|_| client())), killer);

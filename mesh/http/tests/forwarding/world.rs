@@ -10,17 +10,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hedgerow_http::{Candidate, Directory, ForwardConfig, Forwarder, Loads, Offer, Peer, Scheme, Stats};
-use hedgerow_proto::frame::{Control, FrameType, Hello, Join, Preface, Refusal, message};
+use hedgerow_proto::frame::{Hello, Preface, Refusal, ServiceConnection, close};
 use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
 use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::limits::Limits;
 use hedgerow_proto::record::{Body, NodeRecord, Roles, Signed, Version};
 use hedgerow_proto::route::Target;
-use hedgerow_proto::wire;
 use hedgerow_tunnel::link::BoxFuture;
 use hedgerow_tunnel::{
-    BoxIo, BoxStream, DrainState, Link, Open, OpenService, Services, Slot, Tunnel, TunnelEvent, memory, serve_link,
-    welcome,
+    BoxIo, DialConfig, DrainState, EntryIdentity, Link, Open, OpenService, Services, Slot, Tunnel, TunnelEvent,
+    TunnelState, TunnelStatus, maintain, memory, quic, serve_over, welcome,
 };
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -29,7 +28,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::DuplexStream;
 use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_local};
 
@@ -42,6 +41,12 @@ pub(crate) type AnyBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send 
 pub(crate) fn on_a_shard(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async { in_time("the test", test).await });
+}
+
+/// Runs it over memory, and over QUIC.
+pub(crate) fn over_both(test: impl AsyncFn(Over)) {
+    on_a_shard(test(Over::Memory));
+    on_a_shard(test(Over::Quic));
 }
 
 pub(crate) async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -110,7 +115,7 @@ impl Services for TestServices {
                 return Err(Refusal::Full);
             }
             self.taken_most.fetch_max(taken, Ordering::SeqCst);
-            if preface.connection == hedgerow_proto::frame::ServiceConnection::MayReuse
+            if preface.connection == ServiceConnection::MayReuse
                 && let Some(io) = self.kept.lock().unwrap().pop()
             {
                 return Ok(OpenService { io, reused: true, slot });
@@ -125,15 +130,23 @@ impl Services for TestServices {
     }
 }
 
+/// What a tunnel runs over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Over {
+    Memory,
+    /// QUIC on loopback, as in earnest: where a stream's end, its reset and its window are not what they are in memory.
+    Quic,
+}
+
 /// A node with a tunnel to the front.
 pub(crate) struct Node {
     pub(crate) services: Arc<TestServices>,
     pub(crate) id: NodeId,
     pub(crate) tunnel: Tunnel,
     capacity: u32,
-    /// Its end of the tunnel: closing it is the node's death.
-    pub(crate) link: Arc<dyn Link>,
     _drain: watch::Sender<DrainState>,
+    _record: watch::Sender<Bytes>,
+    _status: watch::Receiver<TunnelStatus>,
 }
 
 impl Node {
@@ -143,9 +156,16 @@ impl Node {
         capacity: usize,
         on_open: impl Fn() -> Opened + Send + Sync + 'static,
     ) -> Self {
+        Self::by_hand_over(Over::Memory, seed, capacity, on_open).await
+    }
+
+    pub(crate) async fn by_hand_over(
+        over: Over,
+        seed: u8,
+        capacity: usize,
+        on_open: impl Fn() -> Opened + Send + Sync + 'static,
+    ) -> Self {
         let key = SecretKey::from_seed([seed; 32]);
-        let (entry, node) = memory::pair(NodeId([0xee; 32]), key.id());
-        let link: Arc<dyn Link> = Arc::new(node);
         let services = Arc::new(TestServices {
             on_open: Box::new(on_open),
             capacity,
@@ -154,23 +174,60 @@ impl Node {
             kept: Arc::default(),
             asked: AtomicUsize::new(0),
         });
-        let drain = watch::Sender::new(DrainState::Running);
-        let (serving, from, draining) = (services.clone(), link.clone(), drain.subscribe());
-        let id = key.id();
-        spawn_local(async move {
-            let control = from.accept().await.unwrap();
-            let control = spawn_local(join(control, key));
-            serve_link(from, serving, draining, Arc::default()).await;
-            control.abort();
-        });
+        let (drain, record) = (watch::Sender::new(DrainState::Running), watch::Sender::new(record(&key)));
+        let (coordinators, _) = tokio::sync::mpsc::channel(1);
+        let (id, serving) = (key.id(), services.clone());
+        let config = DialConfig {
+            key,
+            incarnation: 1,
+            services: serving,
+            authorities: vec![(service(), "127.0.0.1:8000".into())],
+            record: record.subscribe(),
+            leave: Arc::default(),
+            drain: drain.subscribe(),
+            coordinators,
+            lanes_max: 1,
+            seed: 1,
+        };
+        let start = TunnelStatus { entry: None, state: TunnelState::Connecting, failures: 0 };
+        let (say, status) = watch::channel(start);
+        let link: Arc<dyn Link> = match over {
+            Over::Memory => {
+                let (entry, node) = memory::pair(NodeId([0xee; 32]), id);
+                spawn_local(async move { serve_over(&config, federation(), Arc::new(node)).await });
+                Arc::new(entry)
+            }
+            Over::Quic => Arc::new(dialled_in(config, say).await),
+        };
         let hello = Hello { federation: federation(), incarnation: 1, shard: 0, shards: 1 };
-        let (tunnel, mut events, _, _) = welcome(Arc::new(entry), hello, &Limits::PRODUCTION, &Open).await.unwrap();
+        let (tunnel, mut events, _, _) = welcome(link, hello, &Limits::PRODUCTION, &Open).await.unwrap();
         spawn_local(async move { while !matches!(events.next().await, TunnelEvent::Closed(_)) {} });
-        Self { services, id, tunnel, capacity: capacity.try_into().unwrap(), link, _drain: drain }
+        Self {
+            services,
+            id,
+            tunnel,
+            capacity: capacity.try_into().unwrap(),
+            _drain: drain,
+            _record: record,
+            _status: status,
+        }
+    }
+
+    /// Its tunnel is gone from one moment to the next.
+    pub(crate) fn dies(&self) {
+        self.tunnel.close(close::GOING, "killed");
     }
 
     /// A node whose service is a hyper server with this handler.
     pub(crate) async fn with<F, Fut>(seed: u8, capacity: usize, handler: F) -> Self
+    where
+        F: Fn(Request<Incoming>) -> Fut + Clone + 'static,
+        Fut: Future<Output = Response<AnyBody>> + 'static,
+    {
+        Self::with_over(Over::Memory, seed, capacity, handler).await
+    }
+
+    pub(crate) async fn with_over<F, Fut>(over: Over, seed: u8, capacity: usize, handler: F) -> Self
     where
         F: Fn(Request<Incoming>) -> Fut + Clone + 'static,
         Fut: Future<Output = Response<AnyBody>> + 'static,
@@ -190,7 +247,7 @@ impl Node {
                 });
             }
         });
-        Self::by_hand(seed, capacity, move || {
+        Self::by_hand_over(over, seed, capacity, move || {
             let (mine, theirs) = tokio::io::duplex(PIPE_BYTES);
             connect.send(theirs).unwrap();
             Opened::Fresh(mine)
@@ -216,19 +273,7 @@ fn federation() -> FederationId {
     FederationId([1; 32])
 }
 
-async fn read_control(stream: &mut BoxStream) -> Option<Control> {
-    let mut header = [0; 4];
-    stream.read_exact(&mut header).await.ok()?;
-    let [kind, a, b, c] = header;
-    assert_eq!(FrameType::from_byte(kind), Some(FrameType::Control));
-    let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
-    stream.read_exact(&mut payload).await.ok()?;
-    wire::decode(&payload, payload.len()).ok()
-}
-
-/// The node's side of the control stream.
-async fn join(mut control: BoxStream, key: SecretKey) {
-    let Some(Control::Hello(hello)) = read_control(&mut control).await else { panic!("expected Hello") };
+fn record(key: &SecretKey) -> Bytes {
     let record = NodeRecord {
         roles: Roles::Worker,
         location: "test".into(),
@@ -237,21 +282,37 @@ async fn join(mut control: BoxStream, key: SecretKey) {
         multiaddrs: vec![],
         home: None,
     };
-    let signed = Signed::sign(&key, hello.federation, 1, Version { epoch: 1, seq: 1 }, &Body::Node(record)).unwrap();
-    let join = Join {
-        federation: hello.federation,
-        incarnation: 1,
-        lane: 0,
-        record: signed.bytes().to_vec(),
-        authorities: vec![(service(), "127.0.0.1:8000".into())],
-        credentials: vec![],
-    };
-    control.write_all(&message(FrameType::Control, &Control::Join(join))).await.unwrap();
-    while let Some(said) = read_control(&mut control).await {
-        if let Control::Ping(number) = said {
-            control.write_all(&message(FrameType::Control, &Control::Pong(number))).await.unwrap();
+    let signed = Signed::sign(key, federation(), 1, Version { epoch: 1, seq: 1 }, &Body::Node(record)).unwrap();
+    signed.bytes().clone()
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.dies();
+    }
+}
+
+/// An entry's end of a QUIC connection that a node has dialled.
+async fn dialled_in(config: DialConfig, status: watch::Sender<TunnelStatus>) -> quic::QuicLink {
+    struct Here(hedgerow_tunnel::Target);
+    impl hedgerow_tunnel::Directory for Here {
+        fn target(&self) -> BoxFuture<'_, Result<hedgerow_tunnel::Target, String>> {
+            let target = self.0.clone();
+            Box::pin(async move { Ok(target) })
         }
     }
+
+    let identity = EntryIdentity { key: SecretKey::from_seed([0xee; 32]), federation: federation(), incarnation: 1 };
+    let (socket, _) = quic::bind((Ipv4Addr::LOCALHOST, 0).into(), quic::Sharing::First).unwrap();
+    let addresses = vec![socket.local_addr().unwrap()];
+    let endpoint = quic::listen(&identity, socket).unwrap();
+    let target = hedgerow_tunnel::Target { addresses, entry: identity.key.id(), federation: federation() };
+    spawn_local(maintain(config, Arc::new(Here(target)), status));
+    let incoming = in_time("a connection", endpoint.accept()).await.unwrap();
+    let link = quic::Acceptor::new(&identity).unwrap().handshake(incoming).await.unwrap();
+    // The endpoint lives as long as its connection.
+    spawn_local(async move { endpoint.wait_idle().await });
+    link
 }
 
 pub(crate) fn service() -> ServiceName {
