@@ -11,7 +11,7 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde::Serialize;
 
-use crate::routes::{json, reading};
+use crate::routes::{json, reading, registry};
 use crate::shard::Shard;
 use crate::views;
 
@@ -33,7 +33,7 @@ pub(crate) fn answer(shard: &Rc<Shard>, request: &Request<Incoming>) -> Response
         "/readyz" => |shard, _| ready(shard),
         "/metrics" => |shard, _| metrics(shard),
         "/mesh/why" => |shard, request| why(shard, request.uri().query().unwrap_or_default()),
-        "/mesh/registry" => |shard, _| json(&views::registry(&shard.common.federation)),
+        "/mesh/registry" => |shard, _| registry(shard),
         _ => {
             let detail = "here are /healthz, /readyz, /metrics, /mesh/registry and /mesh/why?service=NAME";
             return Problem::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail).into_response();
@@ -44,7 +44,7 @@ pub(crate) fn answer(shard: &Rc<Shard>, request: &Request<Incoming>) -> Response
 
 fn state(shard: &Shard, status: &'static str) -> State {
     let snapshot = shard.common.federation.snapshot();
-    State { status, coordinators: snapshot.coordinators, workers: snapshot.workers }
+    State { status, coordinators: snapshot.coordinators.len(), workers: snapshot.workers }
 }
 
 fn ready(shard: &Shard) -> Response<ResponseBody> {

@@ -1,28 +1,30 @@
-//! What all threads share: the members with their tunnels, and the snapshot that is made of them.
+//! What all threads share: the members with their tunnels, the registry of what they said, and the snapshot of both.
 //!
 //! Changes take a lock, which no request ever does: requests read the snapshot. It is made anew by one task
 //! ([`Federation::keep_current`]), as often as something has changed and no oftener than is worth it.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
 use hedgerow_http::{Directory, Loads, Offer};
-use hedgerow_proto::frame::{Control, Join, Reject, close};
+use hedgerow_proto::frame::{Control, Join, Reject, RejectReason, close};
 use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::limits::Limits;
 use hedgerow_proto::record::{NodeRecord, Record, Signed};
+use hedgerow_proto::registry::{Registry, Source};
 use hedgerow_proto::route::{ServicePolicy, Target};
-use hedgerow_tunnel::{Admission, Tunnel, TunnelEvent};
+use hedgerow_tunnel::{Admission, EntryIdentity, Tunnel, TunnelEvent};
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
 
 use crate::cidr::Cidr;
+use crate::clock;
 use crate::members::{Arrival, Lane, MemberLimits, Members};
 use crate::snapshot::{Aliases, Snapshot};
-
-/// Coordinators of which others are told at once: enough to find the rest from, and well below a control message.
-pub(crate) const COORDINATORS_TOLD_MAX: usize = 8;
 
 /// The lanes that a node opens, and as many again while it changes them.
 const LANES_PER_NODE_MAX: usize = 2 * hedgerow_tunnel::tuning::LANES_MAX as usize;
@@ -30,7 +32,7 @@ const LANES_PER_NODE_MAX: usize = 2 * hedgerow_tunnel::tuning::LANES_MAX as usiz
 /// Making snapshots takes at most this part of one thread: under a storm of changes each takes in more of them.
 const REBUILD_SHARE: u32 = 4;
 
-/// The members, and what routing knows of them.
+/// The members, the registry, and what requests know of both.
 pub(crate) struct Federation {
     pub(crate) id: FederationId,
     pub(crate) entry: NodeId,
@@ -38,54 +40,65 @@ pub(crate) struct Federation {
     aliases: Aliases,
     admission: Box<dyn Admission>,
     policy: Box<dyn ServicePolicy>,
-    members: Mutex<Members<Tunnel>>,
+    state: Mutex<State>,
     loads: Loads,
     snapshot: ArcSwap<Snapshot>,
     changed: Notify,
-    random: Mutex<fastrand::Rng>,
+}
+
+/// What changes.
+struct State {
+    /// Who has a tunnel here.
+    members: Members<Tunnel>,
+    /// What everybody has said, and who of them is there.
+    registry: Registry,
+    random: fastrand::Rng,
 }
 
 /// A tunnel's place among the members, for as long as its events are listened to.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     tunnel: Tunnel,
+    address: Option<IpAddr>,
 }
 
 impl Federation {
     /// Nobody yet. `admission` says who may join, `policy` who may answer for a bare name.
     pub(crate) fn new(
-        id: FederationId,
-        entry: NodeId,
+        identity: &EntryIdentity,
         shards: usize,
         aliases: Aliases,
         admission: Box<dyn Admission>,
         policy: Box<dyn ServicePolicy>,
-        seed: u64,
     ) -> Self {
-        let limits = &Limits::PRODUCTION;
-        let limits = MemberLimits {
+        let limits = Limits::PRODUCTION;
+        let member_limits = MemberLimits {
             nodes_max: limits.coordinators_max + limits.workers_max,
             nodes_per_source_max: limits.nodes_per_prefix_max,
             lanes_max: LANES_PER_NODE_MAX,
         };
         Self {
-            id,
-            entry,
+            id: identity.federation,
+            entry: identity.key.id(),
             shards,
             aliases,
             admission,
             policy,
-            members: Mutex::new(Members::new(limits)),
+            state: Mutex::new(State {
+                members: Members::new(member_limits),
+                registry: Registry::new(identity.federation, limits),
+                // The incarnation is drawn at random for each run.
+                random: fastrand::Rng::with_seed(identity.incarnation),
+            }),
             loads: Loads::default(),
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             changed: Notify::new(),
-            random: Mutex::new(fastrand::Rng::with_seed(seed)),
         }
     }
 
-    fn members(&self) -> MutexGuard<'_, Members<Tunnel>> {
-        // Every change of the table is whole before anything in it can panic.
-        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is whole before anything in it can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The federation as requests see it.
@@ -93,123 +106,138 @@ impl Federation {
         self.snapshot.load()
     }
 
-    /// Who may join from this address.
-    pub(crate) fn gate(&self, source: Option<Cidr>) -> Gate<'_> {
-        Gate { federation: self, source }
+    /// Who may join from this address; none for this machine's own, which no quota by address is for.
+    pub(crate) fn gate(&self, address: Option<IpAddr>) -> Gate<'_> {
+        Gate { federation: self, source: address.map(Cidr::source) }
     }
 
     /// Takes a welcomed tunnel in, which `shard` holds. From now on requests go down it.
     pub(crate) fn join(
         &self,
         shard: usize,
-        source: Option<Cidr>,
+        address: Option<IpAddr>,
         tunnel: Tunnel,
         signed: Signed,
         record: Record,
     ) -> Result<Place, Reject> {
+        let node = tunnel.node();
         let arrival = Arrival {
-            node: tunnel.node(),
+            node,
             incarnation: tunnel.incarnation(),
             version: record.version,
             lane: tunnel.lane(),
-            source,
+            source: address.map(Cidr::source),
         };
-        let Some(node) = record.node().cloned() else {
-            return Err(Reject {
-                reason: hedgerow_proto::frame::RejectReason::Record,
-                message: "the node sent another kind of record than its own".into(),
-            });
+        let Some(body) = record.node().cloned() else {
+            return Err(reject(RejectReason::Record, "the node sent another kind of record than its own"));
         };
         let lane = Lane { id: tunnel.id(), shard, connection: tunnel.clone() };
-        let replaced = self.members().join(&arrival, lane, signed, node)?;
+        let now = clock::now();
+        let replaced = {
+            let State { members, registry, .. } = &mut *self.state();
+            members.admit(&arrival)?;
+            registry
+                .insert(now, signed.clone(), Source::Direct(address))
+                .map_err(|refused| reject(RejectReason::Overloaded, refused))?;
+            let replaced = members.join(&arrival, lane, signed, body)?;
+            registry.meet(now, node);
+            replaced.iter().for_each(|_| registry.part(now, node));
+            replaced
+        };
         for old in replaced {
-            debug!(node = %old.node().short(), lane = old.lane(), "replaced by a newer connection");
+            debug!(node = %node.short(), lane = old.lane(), "replaced by a newer connection");
             old.close(close::REPLACED, "a newer connection of this node takes the place of this one");
         }
         if tunnel.lane() == 0 {
-            info!(node = %tunnel.node().short(), shard, rtt = ?tunnel.rtt(), "a node has joined");
-            self.tell(&tunnel);
+            info!(node = %node.short(), shard, rtt = ?tunnel.rtt(), "a node has joined");
+            if let Some(message) = self.coordinators_message() {
+                tunnel.send(message);
+            }
         }
         self.changed.notify_one();
-        Ok(Place { tunnel })
+        Ok(Place { tunnel, address })
     }
 
-    /// Something happened on a tunnel. Returns whether it was the last of it.
-    pub(crate) fn heard(&self, place: &Place, event: TunnelEvent) -> std::ops::ControlFlow<()> {
+    /// Something happened on a tunnel. Breaks after the last of it.
+    pub(crate) fn heard(&self, place: &Place, event: TunnelEvent) -> ControlFlow<()> {
         let tunnel = &place.tunnel;
-        let node = tunnel.node();
+        let (node, now) = (tunnel.node(), clock::now());
+        let State { members, registry, .. } = &mut *self.state();
+        let mut insert = |signed| {
+            if let Err(refused) = registry.insert(now, signed, Source::Direct(place.address)) {
+                debug!(node = %node.short(), %refused, "a record was not taken");
+            }
+        };
         let news = match event {
             TunnelEvent::Record(signed, record) => {
+                insert(signed.clone());
                 let version = record.version;
-                let body = record.node().cloned();
-                let hear = |body: NodeRecord| self.members().record(&node, tunnel.incarnation(), version, signed, body);
-                body.is_some_and(hear)
+                let hear = |body: &NodeRecord| {
+                    members.record(&node, tunnel.incarnation(), version, signed.clone(), body.clone())
+                };
+                record.node().is_some_and(hear)
             }
-            TunnelEvent::Leave(..) => {
-                info!(node = %node.short(), "a node is leaving");
-                self.members().leave(&node, tunnel.incarnation())
+            TunnelEvent::Leave(signed, _) => {
+                let news = members.leave(&node, tunnel.incarnation());
+                if news {
+                    info!(node = %node.short(), "a node is leaving");
+                    insert(signed);
+                }
+                news
             }
             TunnelEvent::Closed(closed) => {
-                let was_here = self.members().closed(&node, tunnel.lane(), tunnel.id());
+                let was_here = members.closed(&node, tunnel.lane(), tunnel.id());
+                if was_here {
+                    registry.part(now, node);
+                    self.changed.notify_one();
+                }
                 if was_here && tunnel.lane() == 0 {
                     info!(node = %node.short(), reason = %closed, "a node's tunnel is down");
                 }
-                if was_here {
-                    self.changed.notify_one();
-                }
-                return std::ops::ControlFlow::Break(());
+                return ControlFlow::Break(());
             }
         };
         if news {
             self.changed.notify_one();
         }
-        std::ops::ControlFlow::Continue(())
+        ControlFlow::Continue(())
     }
 
     /// Makes a new snapshot whenever something has changed, and tells the coordinators of each other. Runs for ever.
     pub(crate) async fn keep_current(&self) -> Infallible {
         let mut told: Vec<NodeId> = Vec::new();
         loop {
-            self.changed.notified().await;
-            let before = tokio::time::Instant::now();
-            let coordinators = self.rebuild();
-            if coordinators != told {
+            let due = self.state().registry.poll_timeout().map(|(at, ..)| at.since(clock::now()));
+            tokio::select! {
+                () = self.changed.notified() => {}
+                // Conclusions that only time draws: records lapse, leases run out.
+                () = sleep(due.unwrap_or_default()), if due.is_some() => {}
+            }
+            let before = Instant::now();
+            self.rebuild();
+            let coordinators = self.snapshot().coordinators.iter().map(|view| view.id).collect();
+            if told != coordinators {
                 told = coordinators;
                 self.tell_coordinators();
             }
-            tokio::time::sleep(before.elapsed() * (REBUILD_SHARE - 1)).await;
+            sleep(before.elapsed() * (REBUILD_SHARE - 1)).await;
         }
     }
 
-    fn rebuild(&self) -> Vec<NodeId> {
-        let members = self.members();
-        let snapshot = Snapshot::new(&members, &self.loads, &*self.policy, &self.aliases, self.shards);
-        drop(members);
-        let coordinates = |view: &&crate::snapshot::NodeView| view.record.roles.coordinates() && !view.leaving;
-        let coordinators = snapshot.nodes.iter().filter(coordinates).map(|view| view.id).collect();
+    fn rebuild(&self) {
+        let snapshot = {
+            let State { members, registry, .. } = &mut *self.state();
+            registry.handle_timeout(clock::now());
+            Snapshot::new(members, registry, &self.loads, &*self.policy, &self.aliases, self.shards)
+        };
         self.snapshot.store(Arc::new(snapshot));
-        coordinators
-    }
-
-    /// The signed records of some coordinators, a different few each time.
-    pub(crate) fn coordinators(&self) -> Vec<(NodeId, Signed, NodeRecord)> {
-        let members = self.members();
-        let coordinators = members.iter().filter(|(_, member)| member.record.roles.coordinates() && !member.leaving);
-        let mut some: Vec<_> = coordinators.collect();
-        self.random.lock().unwrap_or_else(PoisonError::into_inner).shuffle(&mut some);
-        some.truncate(COORDINATORS_TOLD_MAX);
-        some.into_iter().map(|(id, member)| (*id, member.signed.clone(), member.record.clone())).collect()
     }
 
     fn coordinators_message(&self) -> Option<Control> {
-        let records: Vec<_> = self.coordinators().into_iter().map(|(_, signed, _)| signed.bytes().to_vec()).collect();
+        let snapshot = self.snapshot();
+        let some = snapshot.some_coordinators(&mut self.state().random);
+        let records: Vec<_> = some.into_iter().map(|view| view.signed.bytes().to_vec()).collect();
         (!records.is_empty()).then_some(Control::Coordinators(records))
-    }
-
-    fn tell(&self, tunnel: &Tunnel) {
-        if let Some(message) = self.coordinators_message() {
-            tunnel.send(message);
-        }
     }
 
     fn tell_coordinators(&self) {
@@ -227,12 +255,16 @@ impl Federation {
     }
 
     fn each_first_lane(&self, act: impl Fn(&NodeRecord, &Tunnel)) {
-        for (_, member) in self.members().iter() {
+        for (_, member) in self.state().members.iter() {
             if let Some(lane) = member.lanes().next() {
                 act(&member.record, &lane.connection);
             }
         }
     }
+}
+
+fn reject(reason: RejectReason, message: impl ToString) -> Reject {
+    Reject { reason, message: message.to_string() }
 }
 
 /// Who may join from one source: the operator's policy, and what the table of members has room for.
@@ -251,7 +283,7 @@ impl Admission for Gate<'_> {
             lane: join.lane,
             source: self.source,
         };
-        self.federation.members().admit(&arrival)
+        self.federation.state().members.admit(&arrival)
     }
 }
 

@@ -13,6 +13,7 @@
 mod admin;
 mod cidr;
 mod cli;
+mod clock;
 mod connection;
 mod federation;
 mod head_guard;

@@ -77,6 +77,11 @@ impl<T> Members<T> {
         Self { limits, nodes: HashMap::new(), sources: HashMap::new() }
     }
 
+    /// One node.
+    pub(crate) fn node(&self, node: &NodeId) -> Option<&Member<T>> {
+        self.nodes.get(node)
+    }
+
     /// Every node.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&NodeId, &Member<T>)> {
         self.nodes.iter()

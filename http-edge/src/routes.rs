@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
 use hedgerow_http::{Peer, Problem, RequestBody, ResponseBody, Scheme, check_form, is_routed, request_id};
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, ORIGIN};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -80,10 +81,11 @@ fn own(shard: &Shard, client: &Client, request: &Request<Incoming>) -> Answer {
         "/mesh/bootstrap" => |shard, _, _| {
             let (common, settings) = (&shard.common, &shard.common.settings);
             let public = settings.tunnel_public.as_ref();
-            json(&views::bootstrap(&common.federation, public, common.bound.tunnel.port()))
+            let (port, random) = (common.bound.tunnel.port(), &mut shard.random.borrow_mut());
+            json(&views::bootstrap(&common.federation, public, port, random))
         },
-        "/mesh/registry" => |shard, _, _| json(&views::registry(&shard.common.federation)),
-        _ => return Err(not_found(path, common.federation.snapshot().is_empty()).into()),
+        "/mesh/registry" => |shard, _, _| registry(shard),
+        _ => return Err(not_found(path, common.federation.snapshot().up() == 0).into()),
     };
     reading(request.method(), || answer(shard, client, request.headers()))
 }
@@ -111,7 +113,7 @@ fn not_found(path: &str, nobody: bool) -> Problem {
     let detail = if path.starts_with("/api/") {
         "this entry has no such endpoint, and passes none of /api/ on but /api/service/{name}/{path}".to_owned()
     } else if nobody {
-        "nothing is here; services are under /service/{name}/, and no node has a tunnel to this entry yet".to_owned()
+        "nothing is here; services are under /service/{name}/, and no node has a tunnel to this entry".to_owned()
     } else {
         "nothing is here; services are under /service/{name}/, and GET /mesh/registry says which there are".to_owned()
     };
@@ -128,15 +130,34 @@ fn here(shard: &Shard, client: &Client, headers: &HeaderMap) -> String {
     host.map_or_else(String::new, |host| format!("{}://{host}", client.scheme.as_str()))
 }
 
+/// The registry, which is written once for each snapshot: it can be long, and anybody may ask.
+pub(crate) fn registry(shard: &Shard) -> Response<ResponseBody> {
+    let snapshot = shard.common.federation.snapshot();
+    match snapshot.registry_page.get() {
+        Some(page) => json_text(page.clone()),
+        None => match to_json(&views::registry(&snapshot)) {
+            Ok(page) => json_text(snapshot.registry_page.get_or_init(|| page).clone()),
+            Err(problem) => problem.into_response(),
+        },
+    }
+}
+
 /// An answer of ours in JSON, that nobody keeps.
 pub(crate) fn json(value: &impl Serialize) -> Response<ResponseBody> {
-    let Ok(mut body) = serde_json::to_vec_pretty(value) else {
-        let broken = "the answer could not be written as JSON: this is a fault of the entry";
-        let status = StatusCode::INTERNAL_SERVER_ERROR;
-        return Problem::new(status, "internal", "Internal error", broken).into_response();
-    };
-    body.push(b'\n');
-    let mut response = Response::new(ResponseBody::full(body));
+    to_json(value).map_or_else(|problem| problem.into_response(), json_text)
+}
+
+fn to_json(value: &impl Serialize) -> Result<Bytes, Box<Problem>> {
+    let mut text = serde_json::to_vec_pretty(value).map_err(|error| {
+        let broken = format!("the answer could not be written as JSON, which is a fault of the entry: {error}");
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error", broken)
+    })?;
+    text.push(b'\n');
+    Ok(text.into())
+}
+
+fn json_text(text: Bytes) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::full(text));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response

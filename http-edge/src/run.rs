@@ -56,13 +56,11 @@ pub(crate) fn run(settings: Settings) -> Result<(), Failure> {
         let shutdown =
             Shutdown::on_signals().map_err(|error| Failure::runtime(format!("cannot listen for signals: {error}")))?;
         let federation = Arc::new(Federation::new(
-            identity.federation,
-            identity.key.id(),
+            &identity,
             settings.threads,
             settings.aliases.clone(),
             Box::new(Open),
             Box::new(AnybodyMayAnswer),
-            identity.incarnation,
         ));
         let forward = ForwardConfig {
             body_bytes_max: settings.body_bytes_max,

@@ -3,11 +3,13 @@
 //! Each thread has lists of its own, since it prefers the connections that it holds itself.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use hedgerow_http::{Candidate, Loads, Offer};
 use hedgerow_proto::id::{NodeId, ServiceName};
-use hedgerow_proto::record::{NodeRecord, ServiceHealth};
+use hedgerow_proto::record::{NodeRecord, ServiceHealth, ServiceOffer, Signed};
+use hedgerow_proto::registry::{Digest, Presence, Registry};
 use hedgerow_proto::route::{ServicePolicy, Target};
 use hedgerow_tunnel::Tunnel;
 
@@ -16,24 +18,47 @@ use crate::members::{Lane, Member, Members};
 /// The federation as it was at one moment.
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
-    /// Every node with a tunnel here, in order of id.
+    /// The digest of the registry.
+    pub(crate) digest: Option<Digest>,
+    /// Every node that the registry shows, in order of id.
     pub(crate) nodes: Vec<NodeView>,
-    /// How many of them hold the registry.
-    pub(crate) coordinators: usize,
-    /// How many of them offer services.
+    /// The coordinators that are there, in order of id.
+    pub(crate) coordinators: Vec<CoordinatorView>,
+    /// How many of those with a tunnel here offer services.
     pub(crate) workers: usize,
-    /// Tunnels' connections, all nodes together.
+    /// Connections of tunnels, all nodes together.
     pub(crate) lanes: usize,
+    /// `/mesh/registry`, written once it is asked for.
+    pub(crate) registry_page: OnceLock<Bytes>,
     services: BTreeMap<ServiceName, Standing>,
     shards: Vec<Routes>,
 }
 
-/// A node with a tunnel here.
+/// A node.
 #[derive(Debug)]
 pub(crate) struct NodeView {
     pub(crate) id: NodeId,
     pub(crate) record: NodeRecord,
-    pub(crate) leaving: bool,
+    pub(crate) state: NodeState,
+}
+
+/// What a node is to this entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NodeState {
+    /// It has a tunnel here.
+    Up,
+    /// It has one, and has said that it leaves.
+    Leaving,
+    /// It has none, and may come back.
+    Away,
+}
+
+/// A coordinator, in its own words.
+#[derive(Debug)]
+pub(crate) struct CoordinatorView {
+    pub(crate) id: NodeId,
+    pub(crate) signed: Signed,
+    pub(crate) multiaddrs: Vec<String>,
 }
 
 /// How many offer a service, and how many of those cannot be asked.
@@ -42,14 +67,39 @@ struct Standing {
     offers: usize,
     down: usize,
     leaving: usize,
+    away: usize,
     not_allowed: usize,
 }
+
+/// Coordinators of which others are told at once: enough to find the rest from, and well below a control message.
+const COORDINATORS_TOLD_MAX: usize = 8;
 
 /// The candidates as one thread sees them.
 #[derive(Debug, Default)]
 struct Routes {
     services: Named<Arc<[Candidate]>>,
     nodes: HashMap<NodeId, Named<Arc<[Candidate]>>>,
+}
+
+/// The same, while it is made.
+#[derive(Default)]
+struct Building {
+    services: Named<Vec<Candidate>>,
+    nodes: HashMap<NodeId, Named<Arc<[Candidate]>>>,
+}
+
+impl Building {
+    fn finish(self, aliases: &Aliases) -> Routes {
+        let named = self.services.into_iter().map(|(name, candidates)| (name, candidates.into()));
+        let mut services: Named<Arc<[Candidate]>> = named.collect();
+        for (alias, name) in aliases {
+            // A service of the name itself comes first.
+            if let Some(candidates) = services.get(name).filter(|_| !services.contains_key(alias)).cloned() {
+                services.insert(alias.clone(), candidates);
+            }
+        }
+        Routes { services, nodes: self.nodes }
+    }
 }
 
 /// By name of service.
@@ -59,65 +109,78 @@ type Named<T> = HashMap<ServiceName, T>;
 pub(crate) type Aliases = BTreeMap<ServiceName, ServiceName>;
 
 impl Snapshot {
-    /// Of the members as they are now, for this many threads.
+    /// Of everything as it is now, for this many threads.
     pub(crate) fn new(
         members: &Members<Tunnel>,
+        registry: &Registry,
         loads: &Loads,
         policy: &dyn ServicePolicy,
         aliases: &Aliases,
         shards: usize,
     ) -> Self {
-        let mut all: Vec<(&NodeId, &Member<Tunnel>)> = members.iter().collect();
-        all.sort_unstable_by_key(|(id, _)| **id);
-        let mut snapshot = Self::default();
-        let mut by_service: Vec<Named<Vec<Candidate>>> = vec![HashMap::new(); shards];
-        let mut by_node: Vec<HashMap<NodeId, Named<Arc<[Candidate]>>>> = vec![HashMap::new(); shards];
-        for (id, member) in all {
-            snapshot.see(*id, member);
-            for offer in &member.record.services {
-                let standing = snapshot.services.entry(offer.name.clone()).or_default();
-                standing.offers += 1;
-                if member.leaving {
-                    standing.leaving += 1;
-                    continue;
-                }
-                if offer.health == ServiceHealth::Down {
-                    standing.down += 1;
-                    continue;
-                }
+        let mut snapshot = Self { digest: Some(registry.digest()), ..Self::default() };
+        snapshot.coordinators = registry
+            .coordinators()
+            .filter(|coordinator| coordinator.presence == Presence::Here)
+            .map(|coordinator| CoordinatorView {
+                id: coordinator.record.writer,
+                signed: coordinator.signed.clone(),
+                multiaddrs: coordinator.node.multiaddrs.clone(),
+            })
+            .collect();
+        for (id, record) in registry.nodes().filter_map(|record| Some((record.writer, record.node()?))) {
+            if members.node(&id).is_none() {
+                snapshot.see(id, record, NodeState::Away);
+            }
+        }
+        let mut routes: Vec<Building> = (0..shards).map(|_| Building::default()).collect();
+        for (id, member) in members.iter() {
+            snapshot.lanes += member.lanes().len();
+            snapshot.workers += usize::from(member.record.roles.works() && !member.leaving);
+            let state = if member.leaving { NodeState::Leaving } else { NodeState::Up };
+            snapshot.see(*id, &member.record, state);
+            let up = |offer: &&ServiceOffer| offer.health == ServiceHealth::Up && state == NodeState::Up;
+            for offer in member.record.services.iter().filter(up) {
                 let may_answer = policy.may_answer(id, &offer.name);
-                standing.not_allowed += usize::from(!may_answer);
+                if let Some(standing) = snapshot.services.get_mut(&offer.name) {
+                    standing.not_allowed += usize::from(!may_answer);
+                }
                 let load = loads.of(*id, &offer.name);
-                for shard in 0..shards {
+                for (shard, routes) in routes.iter_mut().enumerate() {
                     let Some(lane) = preferred(member, shard) else { continue };
                     let candidate = Candidate::new(&offer.name, lane.connection.clone(), offer.capacity, load.clone());
-                    let alone = [candidate.clone()].into();
-                    by_node[shard].entry(*id).or_default().insert(offer.name.clone(), alone);
+                    routes.nodes.entry(*id).or_default().insert(offer.name.clone(), [candidate.clone()].into());
                     if may_answer {
-                        by_service[shard].entry(offer.name.clone()).or_default().push(candidate);
+                        routes.services.entry(offer.name.clone()).or_default().push(candidate);
                     }
                 }
             }
         }
-        for (services, nodes) in by_service.into_iter().zip(by_node) {
-            let mut services: Named<Arc<[Candidate]>> =
-                services.into_iter().map(|(name, candidates)| (name, candidates.into())).collect();
-            for (alias, name) in aliases {
-                // A service of the name itself comes first.
-                if let Some(candidates) = services.get(name).filter(|_| !services.contains_key(alias)).cloned() {
-                    services.insert(alias.clone(), candidates);
-                }
-            }
-            snapshot.shards.push(Routes { services, nodes });
-        }
+        snapshot.nodes.sort_unstable_by_key(|view| view.id);
+        snapshot.shards = routes.into_iter().map(|building| building.finish(aliases)).collect();
         snapshot
     }
 
-    fn see(&mut self, id: NodeId, member: &Member<Tunnel>) {
-        self.coordinators += usize::from(member.record.roles.coordinates() && !member.leaving);
-        self.workers += usize::from(member.record.roles.works() && !member.leaving);
-        self.lanes += member.lanes().len();
-        self.nodes.push(NodeView { id, record: member.record.clone(), leaving: member.leaving });
+    fn see(&mut self, id: NodeId, record: &NodeRecord, state: NodeState) {
+        for offer in &record.services {
+            let standing = self.services.entry(offer.name.clone()).or_default();
+            standing.offers += 1;
+            let down = offer.health == ServiceHealth::Down;
+            match state {
+                NodeState::Away => standing.away += 1,
+                NodeState::Leaving => standing.leaving += 1,
+                NodeState::Up => standing.down += usize::from(down),
+            }
+        }
+        self.nodes.push(NodeView { id, record: record.clone(), state });
+    }
+
+    /// A few coordinators, others each time.
+    pub(crate) fn some_coordinators(&self, random: &mut fastrand::Rng) -> Vec<&CoordinatorView> {
+        let mut some: Vec<_> = self.coordinators.iter().collect();
+        random.shuffle(&mut some);
+        some.truncate(COORDINATORS_TOLD_MAX);
+        some
     }
 
     /// Who can be asked, as this thread sees it.
@@ -133,16 +196,17 @@ impl Snapshot {
         found.map(|(service, candidates)| Offer { service: service.clone(), candidates: candidates.clone() })
     }
 
-    /// Whether no node has a tunnel here.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
+    /// Nodes with a tunnel here.
+    pub(crate) fn up(&self) -> usize {
+        self.nodes.iter().filter(|view| view.state == NodeState::Up).count()
     }
 
-    /// The services that somebody offers, with how many nodes do.
+    /// The services that are known, each with how many nodes offer it and how many of those can be asked here.
     pub(crate) fn services(&self) -> impl Iterator<Item = (&ServiceName, usize, usize)> {
-        self.services
-            .iter()
-            .map(|(name, standing)| (name, standing.offers, standing.offers - standing.down - standing.leaving))
+        self.services.iter().map(|(name, standing)| {
+            let Standing { offers, down, leaving, away, .. } = standing;
+            (name, *offers, offers - down - leaving - away)
+        })
     }
 
     /// What is known about a target that nobody can answer for.
@@ -153,7 +217,8 @@ impl Snapshot {
             Target::Worker { worker, .. } => worker.parse().ok(),
         };
         match node.and_then(|node| self.nodes.iter().find(|view| view.id == node)) {
-            Some(view) if view.leaving => "that node is leaving".into(),
+            Some(view) if view.state == NodeState::Leaving => "that node is leaving".into(),
+            Some(view) if view.state == NodeState::Away => "that node has no tunnel to this entry now".into(),
             Some(view) => {
                 let offered = view.record.services.iter();
                 match offered.clone().find(|offer| offer.name.as_str() == target.service()) {
@@ -161,7 +226,7 @@ impl Snapshot {
                     None => format!("that node offers {}", list(offered.map(|offer| &offer.name))),
                 }
             }
-            None => "no node of that id has a tunnel to this entry".into(),
+            None => "no node of that id is known here".into(),
         }
     }
 
@@ -170,7 +235,7 @@ impl Snapshot {
         let alias = if name == service { String::new() } else { format!("{service} stands for {name}; ") };
         let Some(standing) = self.services.get(name) else {
             let offered = match self.services.len() {
-                0 if self.nodes.is_empty() => "no node has a tunnel to this entry yet".into(),
+                0 if self.nodes.is_empty() => "no node has a tunnel to this entry".into(),
                 0 => "no node offers anything".into(),
                 _ => format!("no node has named it; offered here: {}", list(self.services.keys())),
             };
@@ -180,6 +245,7 @@ impl Snapshot {
         for (count, reason) in [
             (standing.down, "where it is down"),
             (standing.leaving, "leaving"),
+            (standing.away, "without a tunnel to this entry"),
             (standing.not_allowed, "not allowed to answer for the bare name"),
         ] {
             if count > 0 {

@@ -81,9 +81,8 @@ impl Gatehouse {
 
     async fn tunnel(self: Rc<Self>, incoming: quinn::Incoming, busy: Busy) {
         // Nodes of this very machine are the operator's own: no quota by address for them.
-        let near = incoming.remote_address().ip().to_canonical().is_loopback();
-        let source = (!near).then_some(busy.source);
-        match self.welcome(incoming, source).await {
+        let address = Some(incoming.remote_address().ip()).filter(|address| !address.to_canonical().is_loopback());
+        match self.welcome(incoming, address).await {
             Ok((place, events)) => {
                 drop(busy);
                 self.listen(place, events).await;
@@ -92,6 +91,8 @@ impl Gatehouse {
                 self.counters.tunnels_rejected.add(1);
                 debug!(reason = ?reject.reason, message = reject.message, "a node was not let in");
             }
+            // Nodes dial until they have met every thread, and hang up on one that they know.
+            Err(TunnelError::Closed(closed)) if closed.code == Some(close::GOING) => {}
             Err(error) => {
                 self.counters.handshakes_failed.add(1);
                 debug!(%error, "a tunnel did not come up");
@@ -102,15 +103,15 @@ impl Gatehouse {
     async fn welcome(
         &self,
         incoming: quinn::Incoming,
-        source: Option<Cidr>,
+        address: Option<IpAddr>,
     ) -> Result<(Place, TunnelEvents), TunnelError> {
         let link = Arc::new(self.acceptor.handshake(incoming).await?);
-        let gate = self.federation.gate(source);
+        let gate = self.federation.gate(address);
         let (tunnel, events, signed, record) = welcome(link, self.hello.clone(), &Limits::PRODUCTION, &gate).await?;
         // Between the gate and here another connection of the same node may have come.
-        let place = self.federation.join(self.hello.shard.into(), source, tunnel.clone(), signed, record);
+        let place = self.federation.join(self.hello.shard.into(), address, tunnel.clone(), signed, record);
         let place = place.map_err(|reject| {
-            tunnel.close(close::REPLACED, &reject.message);
+            tunnel.close(close::REFUSED, &reject.message);
             TunnelError::Rejected(reject)
         })?;
         self.counters.tunnels_accepted.add(1);

@@ -13,7 +13,7 @@ use hedgerow_proto::route::Standing;
 use serde::Serialize;
 
 use crate::federation::Federation;
-use crate::snapshot::{NodeView, Snapshot};
+use crate::snapshot::{NodeState, NodeView, Snapshot};
 use crate::values::HostPort;
 
 /// How long a new node may use an answer of [`bootstrap`], in seconds.
@@ -29,12 +29,13 @@ pub(crate) struct Health {
 
 /// The process serves: whoever asks gets 200, and the message says what it has.
 pub(crate) fn health(snapshot: &Snapshot) -> Health {
-    let message = match (snapshot.nodes.len(), snapshot.services().filter(|(_, _, up)| *up > 0).count()) {
-        (0, _) => "no node has a tunnel to this entry yet".into(),
-        (1, services) => format!("1 node, {services} services"),
-        (nodes, services) => format!("{nodes} nodes, {services} services"),
+    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let services = snapshot.services().filter(|(_, _, up)| *up > 0).count();
+    let message = match snapshot.up() {
+        0 => "no node has a tunnel to this entry".into(),
+        nodes => format!("{} with {}", count(nodes, "node"), count(services, "service")),
     };
-    Health { status: "healthy", coordinators: snapshot.coordinators, message }
+    Health { status: "healthy", coordinators: snapshot.coordinators.len(), message }
 }
 
 /// `GET /mesh/bootstrap`.
@@ -68,11 +69,17 @@ struct Coordinator {
 }
 
 /// All that a new node needs: who the entry is, where tunnels come in, and a few coordinators in their own signed words.
-pub(crate) fn bootstrap(federation: &Federation, public: Option<&HostPort>, tunnel_port: u16) -> Bootstrap {
-    let coordinators = federation.coordinators().into_iter().map(|(id, signed, record)| Coordinator {
-        node_id: id.to_string(),
-        record: STANDARD.encode(signed.bytes()),
-        multiaddrs: record.multiaddrs,
+pub(crate) fn bootstrap(
+    federation: &Federation,
+    public: Option<&HostPort>,
+    tunnel_port: u16,
+    random: &mut fastrand::Rng,
+) -> Bootstrap {
+    let snapshot = federation.snapshot();
+    let coordinators = snapshot.some_coordinators(random).into_iter().map(|coordinator| Coordinator {
+        node_id: coordinator.id.to_string(),
+        record: STANDARD.encode(coordinator.signed.bytes()),
+        multiaddrs: coordinator.multiaddrs.clone(),
     });
     Bootstrap {
         federation: federation.id.to_string(),
@@ -92,7 +99,8 @@ pub(crate) fn bootstrap(federation: &Federation, public: Option<&HostPort>, tunn
 /// `GET /mesh/registry`.
 #[derive(Debug, Serialize)]
 pub(crate) struct RegistryView {
-    digest: String,
+    /// None before the first node has come.
+    digest: Option<String>,
     coordinators: Vec<Node>,
     workers: Vec<Node>,
     services: BTreeMap<ServiceName, ServiceView>,
@@ -122,13 +130,12 @@ struct ServiceView {
 }
 
 /// The registry as this entry sees it.
-pub(crate) fn registry(federation: &Federation) -> RegistryView {
-    let snapshot = federation.snapshot();
+pub(crate) fn registry(snapshot: &Snapshot) -> RegistryView {
     let with = |wanted: fn(Roles) -> bool| {
         snapshot.nodes.iter().filter(|view| wanted(view.record.roles)).map(node).collect::<Vec<_>>()
     };
     RegistryView {
-        digest: String::new(),
+        digest: snapshot.digest.map(|digest| digest.to_string()),
         coordinators: with(Roles::coordinates),
         workers: with(Roles::works),
         services: snapshot
@@ -149,7 +156,11 @@ fn node(view: &NodeView) -> Node {
         },
         location: location.clone(),
         version: version.clone(),
-        state: if view.leaving { "leaving" } else { "up" },
+        state: match view.state {
+            NodeState::Up => "up",
+            NodeState::Leaving => "leaving",
+            NodeState::Away => "away",
+        },
         services: services.iter().map(offer).collect(),
     }
 }

@@ -1,0 +1,13 @@
+//! The clocks of this binary: the only place that reads one.
+
+use std::time::Duration;
+
+use hedgerow_proto::clock::Time;
+use rustix::time::{ClockId, clock_gettime};
+
+/// Now, on a clock that runs on while the machine is suspended (`CLOCK_BOOTTIME`), as the registry needs it. The origin is
+/// the machine's start: nobody outside of this process can use it.
+pub(crate) fn now() -> Time {
+    let now = clock_gettime(ClockId::Boottime);
+    Time::from_origin(Duration::new(now.tv_sec.try_into().unwrap_or(0), now.tv_nsec.try_into().unwrap_or(0)))
+}
