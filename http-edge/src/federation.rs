@@ -1,12 +1,14 @@
 //! What all threads share: the members with their tunnels, the registry of what they said, and the snapshot of both.
 //!
-//! Changes take a lock, which no request ever does: requests read the snapshot. It is made anew by one task
-//! ([`Federation::keep_current`]), as often as something has changed and no oftener than is worth it.
+//! Changes take a lock, which no request ever does: requests read the snapshot. As long as that is quickly made, it is made
+//! anew with each change, so that a node is routed to before it hears that it is welcome. In a federation of thousands one task
+//! does it ([`Federation::keep_current`]), for all that has changed in the meantime.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use hedgerow_http::{Directory, Loads, Offer};
@@ -29,7 +31,10 @@ use crate::snapshot::{Aliases, Snapshot};
 /// The lanes that a node opens, and as many again while it changes them.
 const LANES_PER_NODE_MAX: usize = 2 * hedgerow_tunnel::tuning::LANES_MAX as usize;
 
-/// Making snapshots takes at most this part of one thread: under a storm of changes each takes in more of them.
+/// A snapshot that takes no longer is made at once, by whoever changed something: some hundred nodes.
+const AT_ONCE_WITHIN: Duration = Duration::from_micros(500);
+
+/// Beyond that, making snapshots takes at most this part of one thread: under a storm of changes each takes in more of them.
 const REBUILD_SHARE: u32 = 4;
 
 /// The members, the registry, and what requests know of both.
@@ -53,6 +58,8 @@ struct State {
     /// What everybody has said, and who of them is there.
     registry: Registry,
     random: fastrand::Rng,
+    /// How long the last snapshot took to make.
+    took: Duration,
 }
 
 /// A tunnel's place among the members, for as long as its events are listened to.
@@ -89,6 +96,7 @@ impl Federation {
                 registry: Registry::new(identity.federation, limits),
                 // The incarnation is drawn at random for each run.
                 random: fastrand::Rng::with_seed(identity.incarnation),
+                took: Duration::ZERO,
             }),
             loads: Loads::default(),
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
@@ -134,7 +142,8 @@ impl Federation {
         let lane = Lane { id: tunnel.id(), shard, connection: tunnel.clone() };
         let now = clock::now();
         let replaced = {
-            let State { members, registry, .. } = &mut *self.state();
+            let mut state = self.state();
+            let State { members, registry, .. } = &mut *state;
             members.admit(&arrival)?;
             registry
                 .insert(now, signed.clone(), Source::Direct(address))
@@ -142,6 +151,7 @@ impl Federation {
             let replaced = members.join(&arrival, lane, signed, body)?;
             registry.meet(now, node);
             replaced.iter().for_each(|_| registry.part(now, node));
+            self.changed(&mut state);
             replaced
         };
         for old in replaced {
@@ -154,7 +164,6 @@ impl Federation {
                 tunnel.send(message);
             }
         }
-        self.changed.notify_one();
         Ok(Place { tunnel, address })
     }
 
@@ -162,7 +171,8 @@ impl Federation {
     pub(crate) fn heard(&self, place: &Place, event: TunnelEvent) -> ControlFlow<()> {
         let tunnel = &place.tunnel;
         let (node, now) = (tunnel.node(), clock::now());
-        let State { members, registry, .. } = &mut *self.state();
+        let mut state = self.state();
+        let State { members, registry, .. } = &mut *state;
         let mut insert = |signed| {
             if let Err(refused) = registry.insert(now, signed, Source::Direct(place.address)) {
                 debug!(node = %node.short(), %refused, "a record was not taken");
@@ -189,7 +199,7 @@ impl Federation {
                 let was_here = members.closed(&node, tunnel.lane(), tunnel.id());
                 if was_here {
                     registry.part(now, node);
-                    self.changed.notify_one();
+                    self.changed(&mut state);
                 }
                 if was_here && tunnel.lane() == 0 {
                     info!(node = %node.short(), reason = %closed, "a node's tunnel is down");
@@ -198,9 +208,17 @@ impl Federation {
             }
         };
         if news {
-            self.changed.notify_one();
+            self.changed(&mut state);
         }
         ControlFlow::Continue(())
+    }
+
+    /// After a change: what routing reads has to follow.
+    fn changed(&self, state: &mut State) {
+        if state.took <= AT_ONCE_WITHIN {
+            self.rebuild(state);
+        }
+        self.changed.notify_one();
     }
 
     /// Makes a new snapshot whenever something has changed, and tells the coordinators of each other. Runs for ever.
@@ -213,24 +231,28 @@ impl Federation {
                 // Conclusions that only time draws: records lapse, leases run out.
                 () = sleep(due.unwrap_or_default()), if due.is_some() => {}
             }
-            let before = Instant::now();
-            self.rebuild();
+            let took = {
+                let mut state = self.state();
+                self.rebuild(&mut state);
+                state.took
+            };
             let coordinators = self.snapshot().coordinators.iter().map(|view| view.id).collect();
             if told != coordinators {
                 told = coordinators;
                 self.tell_coordinators();
             }
-            sleep(before.elapsed() * (REBUILD_SHARE - 1)).await;
+            sleep(took * (REBUILD_SHARE - 1)).await;
         }
     }
 
-    fn rebuild(&self) {
-        let snapshot = {
-            let State { members, registry, .. } = &mut *self.state();
-            registry.handle_timeout(clock::now());
-            Snapshot::new(members, registry, &self.loads, &*self.policy, &self.aliases, self.shards)
-        };
+    /// Under the lock, so that an older snapshot never takes the place of a newer one.
+    fn rebuild(&self, state: &mut State) {
+        let before = Instant::now();
+        state.registry.handle_timeout(clock::now());
+        let State { members, registry, .. } = state;
+        let snapshot = Snapshot::new(members, registry, &self.loads, &*self.policy, &self.aliases, self.shards);
         self.snapshot.store(Arc::new(snapshot));
+        state.took = before.elapsed();
     }
 
     fn coordinators_message(&self) -> Option<Control> {

@@ -1,0 +1,11 @@
+//! The real binary, from outside: real sockets, real tunnels, and clients that do not keep the rules.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests: clippy knows only the tests themselves")]
+
+mod bad_input;
+mod common;
+mod life;
+mod node;
+mod routing;
+mod starting;
+mod tls;

@@ -1,0 +1,225 @@
+//! A node in the test's own process: the dialling side of the tunnel, in front of a service of the test's.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use hedgerow_proto::frame::{Preface, Refusal};
+use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
+use hedgerow_proto::key::SecretKey;
+use hedgerow_proto::record::{Body, NodeRecord, Roles, ServiceHealth, ServiceOffer, Signed, Version};
+use hedgerow_tunnel::link::BoxFuture;
+use hedgerow_tunnel::{
+    BoxIo, DialConfig, Directory, DrainState, OpenService, Services, Slot, Target, TunnelState, TunnelStatus, maintain,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::common::{Entry, in_time};
+
+/// A service that answers with what it was asked, and holds back where it is told to.
+pub(crate) struct Service {
+    pub(crate) address: SocketAddr,
+    /// Requests for `/hold` wait for this.
+    pub(crate) release: Arc<Notify>,
+    /// One for each request for `/hold` that has come.
+    pub(crate) holding: Arc<Notify>,
+    task: JoinHandle<()>,
+}
+
+impl Service {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (release, holding) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let task = tokio::spawn({
+            let (release, holding) = (release.clone(), holding.clone());
+            async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    tokio::spawn(serve(stream, release.clone(), holding.clone()));
+                }
+            }
+        });
+        Self { address, release, holding, task }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn serve(mut stream: TcpStream, release: Arc<Notify>, holding: Arc<Notify>) {
+    let mut head = Vec::new();
+    loop {
+        while !head.ends_with(b"\r\n\r\n") {
+            if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
+                return;
+            }
+        }
+        let asked = String::from_utf8_lossy(&head).into_owned();
+        head.clear();
+        if asked.contains(" /hold ") {
+            holding.notify_one();
+            release.notified().await;
+        }
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{asked}", asked.len());
+        if stream.write_all(answer.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+struct OneService(SocketAddr);
+
+struct Free;
+
+impl Slot for Free {
+    fn keep(self: Box<Self>, _io: BoxIo) {}
+}
+
+impl Services for OneService {
+    fn open<'a>(&'a self, _preface: &'a Preface) -> BoxFuture<'a, Result<OpenService, Refusal>> {
+        Box::pin(async move {
+            let io = TcpStream::connect(self.0).await.map_err(|_| Refusal::ServiceDown)?;
+            Ok(OpenService { io: Box::new(io), reused: false, slot: Box::new(Free) })
+        })
+    }
+}
+
+struct Fixed(Target);
+
+impl Directory for Fixed {
+    fn target(&self) -> BoxFuture<'_, Result<Target, String>> {
+        Box::pin(async { Ok(self.0.clone()) })
+    }
+}
+
+/// What a node says of itself.
+#[derive(Clone)]
+pub(crate) struct Says {
+    pub(crate) seed: u8,
+    pub(crate) epoch: u64,
+    pub(crate) roles: Roles,
+    pub(crate) services: Vec<(&'static str, ServiceHealth)>,
+    pub(crate) multiaddrs: Vec<String>,
+}
+
+impl Says {
+    pub(crate) fn worker(seed: u8, services: &[&'static str]) -> Self {
+        let services = services.iter().map(|name| (*name, ServiceHealth::Up)).collect();
+        Self { seed, epoch: 1, roles: Roles::Worker, services, multiaddrs: vec![] }
+    }
+
+    pub(crate) fn key(&self) -> SecretKey {
+        SecretKey::from_seed([self.seed; 32])
+    }
+
+    fn body(&self) -> Body {
+        let offers = self.services.iter().map(|(name, health)| ServiceOffer {
+            name: ServiceName::new(name).unwrap(),
+            capacity: 8,
+            health: *health,
+        });
+        Body::Node(NodeRecord {
+            roles: self.roles,
+            location: "a test".into(),
+            version: "0".into(),
+            services: offers.collect(),
+            multiaddrs: self.multiaddrs.clone(),
+            home: None,
+        })
+    }
+
+    fn sign(&self, federation: FederationId, seq: u64, body: &Body) -> Bytes {
+        let version = Version { epoch: self.epoch, seq };
+        Signed::sign(&self.key(), federation, self.incarnation(), version, body).unwrap().bytes().clone()
+    }
+
+    fn incarnation(&self) -> u64 {
+        u64::from(self.seed) << 32 | self.epoch
+    }
+}
+
+/// A node that runs.
+pub(crate) struct Node {
+    pub(crate) says: Says,
+    pub(crate) status: watch::Receiver<TunnelStatus>,
+    /// What entries have told of coordinators.
+    pub(crate) coordinators: mpsc::Receiver<Vec<Vec<u8>>>,
+    federation: FederationId,
+    record: watch::Sender<Bytes>,
+    leave: Arc<OnceLock<Bytes>>,
+    drain: watch::Sender<DrainState>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Node {
+    /// Dials the entry, and serves what comes from the service at `service`.
+    pub(crate) fn start(entry: &Entry, service: SocketAddr, says: Says) -> Self {
+        let federation = entry.ready["federation"].as_str().unwrap().parse().unwrap();
+        let target = Target {
+            addresses: vec![entry.tunnel],
+            entry: entry.ready["node_id"].as_str().unwrap().parse().unwrap(),
+            federation,
+        };
+        let record = watch::Sender::new(says.sign(federation, 1, &says.body()));
+        let drain = watch::Sender::new(DrainState::Running);
+        let leave = Arc::new(OnceLock::new());
+        let (tell, coordinators) = mpsc::channel(16);
+        let authorities = says.services.iter();
+        let config = DialConfig {
+            key: says.key(),
+            incarnation: says.incarnation(),
+            services: Arc::new(OneService(service)),
+            authorities: authorities.map(|(name, _)| (ServiceName::new(name).unwrap(), service.to_string())).collect(),
+            record: record.subscribe(),
+            leave: leave.clone(),
+            drain: drain.subscribe(),
+            coordinators: tell,
+            lanes_max: 2,
+            seed: u64::from(says.seed),
+        };
+        let start = TunnelStatus { entry: None, state: TunnelState::Connecting, failures: 0 };
+        let (say, status) = watch::channel(start);
+        let task = tokio::spawn(maintain(config, Arc::new(Fixed(target)), say));
+        Self { says, status, coordinators, federation, record, leave, drain, task }
+    }
+
+    /// The same, and waits until its tunnel is up.
+    pub(crate) async fn join(entry: &Entry, service: SocketAddr, says: Says) -> Self {
+        let mut node = Self::start(entry, service, says);
+        node.until("the tunnel is up", |state| matches!(state, TunnelState::Up(_))).await;
+        node
+    }
+
+    pub(crate) async fn until(&mut self, what: &str, wanted: impl Fn(&TunnelState) -> bool) {
+        in_time(what, self.status.wait_for(|status| wanted(&status.state))).await.unwrap();
+    }
+
+    pub(crate) fn id(&self) -> NodeId {
+        self.says.key().id()
+    }
+
+    /// Says something new about its services.
+    pub(crate) fn say(&mut self, seq: u64, services: &[(&'static str, ServiceHealth)]) {
+        self.says.services = services.to_vec();
+        self.record.send_replace(self.says.sign(self.federation, seq, &self.says.body()));
+    }
+
+    /// Leaves, as a node does that is stopped.
+    pub(crate) async fn leave(&mut self, seq: u64) {
+        self.leave.set(self.says.sign(self.federation, seq, &Body::Leave)).unwrap();
+        self.drain.send_replace(DrainState::Draining);
+        self.until("the node has left", |state| matches!(state, TunnelState::Drained)).await;
+    }
+}
