@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Everything above [`link::Link`] runs over anything that gives ordered streams: QUIC ([`quic`]), memory ([`memory`]), and
-//! later TLS over TCP and simulated networks. No HTTP is parsed here: the entry speaks HTTP over an [`exchange`], and
+//! later TLS over TCP and simulated networks. No HTTP is parsed here: the entry speaks HTTP over an [`mod@exchange`], and
 //! the node copies bytes.
 
 pub mod accept;
