@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{Attribute, Cell, CellAlignment, Color, Table};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::task::JoinHandle;
@@ -137,7 +137,7 @@ impl Board {
 
     fn table(&self) -> Table {
         let mut table = Table::new();
-        table.load_preset(UTF8_HORIZONTAL_ONLY).set_header(["process", "state", "answers", "where and what"]);
+        table.load_preset(UTF8_BORDERS_ONLY).set_header(["process", "state", "answers", "where and what"]);
         for row in self.rows().iter() {
             let (word, colour) = match row.state {
                 State::Up => ("up", Color::Green),
