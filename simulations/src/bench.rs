@@ -92,7 +92,7 @@ pub async fn run(args: BenchArgs) -> Result<()> {
             }
         };
         for connections in &measure.connections {
-            let comparison = Comparison::measure(&ours, &other, *connections, measure.pairs).await?;
+            let comparison = Comparison::measure(&ours, &other, &origin, *connections, measure.pairs).await?;
             say(comparison.row());
             warnings.extend(comparison.warnings());
         }

@@ -272,7 +272,7 @@ pub fn nodes_in(registry: &serde_json::Value) -> usize {
 }
 
 /// An address of a ready file, which names one or a list of them.
-fn bound(ready: &serde_json::Value, name: &str) -> Result<SocketAddr> {
+pub(crate) fn bound(ready: &serde_json::Value, name: &str) -> Result<SocketAddr> {
     let value = &ready[name];
     let text = value.as_str().or_else(|| value[0].as_str()).with_context(|| format!("no {name} in {ready}"))?;
     text.parse().with_context(|| format!("{name} is no address: {text}"))

@@ -23,6 +23,7 @@ mod command_line;
 mod faults;
 mod files;
 mod hostile;
+mod https;
 pub(crate) mod peers;
 mod raw;
 mod retries;
@@ -105,6 +106,7 @@ pub fn checks() -> Vec<Check> {
         files::checks(),
         bodies::checks(),
         streams::checks(),
+        https::checks(),
         faults::checks(),
         retries::checks(),
         capacity::checks(),

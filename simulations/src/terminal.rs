@@ -12,7 +12,8 @@ pub fn say(line: impl AsRef<str>) {
 /// How lines may look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Style {
-    colour: bool,
+    /// Whether lines may be coloured.
+    pub colour: bool,
     /// Whether lines may be redrawn in place.
     pub live: bool,
 }

@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use super::cpu;
 use super::sides::Side;
 use super::wrk::{self, Slice};
+use crate::interop::peers::Peer;
 
 /// Above this share of one core, others disturbed the measurement.
 const FOREIGN_MAX: f64 = 0.2;
@@ -34,14 +35,21 @@ pub(super) struct Comparison {
 
 impl Comparison {
     /// Measures so many pairs.
-    pub(super) async fn measure(ours: &Side, other: &Side, connections: u32, pairs: u32) -> Result<Self> {
+    pub(super) async fn measure(
+        ours: &Side,
+        other: &Side,
+        origin: &Peer,
+        connections: u32,
+        pairs: u32,
+    ) -> Result<Self> {
+        let taking_part = || anyhow::Ok(ours.cpu()? + other.cpu()? + cpu::of_group(origin.process.pid())?);
         for side in [ours, other] {
             wrk::slice(&side.url, connections).await?;
         }
         let mut measured = Vec::new();
         let mut foreign = Vec::new();
         for number in 0..pairs {
-            let before = (cpu::of_machine()?, cpu::of_harness()?, ours.cpu()? + other.cpu()?);
+            let before = (cpu::of_machine()?, cpu::of_harness()?, taking_part()?);
             let begin = std::time::Instant::now();
             // A B, then B A, and so on: what drifts meets both alike.
             measured.push(if number.is_multiple_of(2) {
@@ -52,8 +60,7 @@ impl Comparison {
                 (one(ours, connections).await?, first)
             });
             let machine = cpu::of_machine()?.saturating_sub(before.0);
-            let own =
-                cpu::of_harness()?.saturating_sub(before.1) + (ours.cpu()? + other.cpu()?).saturating_sub(before.2);
+            let own = cpu::of_harness()?.saturating_sub(before.1) + taking_part()?.saturating_sub(before.2);
             foreign.push(machine.saturating_sub(own).as_secs_f64() / begin.elapsed().as_secs_f64());
         }
         Ok(Self { other: other.name, connections, pairs: measured, foreign: median(foreign) })

@@ -138,6 +138,9 @@ impl Board {
     fn table(&self) -> Table {
         let mut table = Table::new();
         table.load_preset(UTF8_BORDERS_ONLY).set_header(["process", "state", "answers", "where and what"]);
+        if !self.0.style.colour {
+            table.force_no_tty();
+        }
         for row in self.rows().iter() {
             let (word, colour) = match row.state {
                 State::Up => ("up", Color::Green),

@@ -28,12 +28,7 @@ pub(super) fn checks() -> Vec<Check> {
             entry_restart,
         ),
         Check::new("leave", "a node that leaves finishes what it has and gets nothing new", &[], leave),
-        Check::new(
-            "pause",
-            "a worker that falls silent is passed over, and of use again as soon as it wakes",
-            &[],
-            pause,
-        ),
+        Check::new("pause", "a worker that falls silent is passed over, and used again when it wakes", &[], pause),
     ]
 }
 
@@ -165,10 +160,11 @@ async fn pause(lab: Arc<Lab>) -> Result<String> {
     tokio::time::sleep(Duration::from_secs(3)).await;
     fleet.workers[0].process.signal(rustix::process::Signal::CONT)?;
     let woken = Instant::now();
-    let own = format!("/service/~{}/kit/hello", fleet.workers[0].id);
-    until(fleet.entry.http, &own, Duration::from_secs(5), |answer| answer.status == 200)
+    let before = fleet.services[0].evidence().await?.started;
+    fleet.services[0]
+        .until(Duration::from_secs(15), |evidence| evidence.started > before + 50)
         .await
-        .context("the worker that woke is of no use")?;
+        .context("the worker that woke is not used again")?;
     let back = woken.elapsed();
     let began = load.began();
     let samples = load.stop().await;
@@ -177,5 +173,5 @@ async fn pause(lab: Arc<Lab>) -> Result<String> {
         samples.iter().filter(|sample| began + sample.at + sample.took > paused).map(|sample| sample.took).max();
     let stalled = stalled.unwrap_or_default();
     must!(stalled < Duration::from_secs(3), "a request waited {stalled:?} for a worker that was silent");
-    Ok(format!("0 of {} failed, longest {}, of use again {} after it woke", samples.len(), human(stalled), human(back)))
+    Ok(format!("0 of {} failed, longest {}, used again {} after it woke", samples.len(), human(stalled), human(back)))
 }
