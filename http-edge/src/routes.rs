@@ -34,7 +34,7 @@ pub(crate) async fn answer(
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     let response = match refuse(&request, framing) {
-        Some(problem) => closing(finish(shard, &request, Err(problem.into()))),
+        Some(problem) => closing(request.version(), finish(shard, &request, Err(problem.into()))),
         None if is_routed(request.uri().path()) => {
             shard.forwarder.forward(request.map(RequestBody::from), &client.peer).await
         }
@@ -63,10 +63,8 @@ fn refuse(request: &Request<Incoming>, framing: Framing) -> Option<Problem> {
             "a request of HTTP/1.1 has exactly one Host field",
         ));
     }
-    // Services' requests are checked on their way.
-    let path = request.uri().path();
     let form = check_form(request.method(), request.version(), request.uri());
-    form.err().filter(|_| !is_routed(path)).map(|error| error.problem())
+    form.err().map(|error| error.problem())
 }
 
 /// The entry's own endpoints.
@@ -163,9 +161,11 @@ fn json_text(text: Bytes) -> Response<ResponseBody> {
     response
 }
 
-/// What follows the request on its connection cannot be trusted: it ends here.
-fn closing(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+/// What follows the request on its connection cannot be trusted: it ends here. Streams of HTTP/2 are apart anyway.
+fn closing(version: Version, mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+    if version < Version::HTTP_2 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 

@@ -45,6 +45,8 @@ struct Ready {
 pub(crate) fn run(settings: Settings) -> Result<(), Failure> {
     raise_file_limit();
     let certificates = settings.tls.clone().map(Certificates::load).transpose()?.map(Arc::new);
+    let tls = certificates.as_ref().map(|certificates| certificates.server_config()).transpose();
+    let tls = tls.map_err(|error| Failure::runtime(format!("cannot set TLS up: {error}")))?;
     let identity = identity::load(&settings)?;
     let ready_file = settings.ready_file.as_deref().map(ReadyFile::at).transpose()?;
     let (bound, sockets) = sockets::bind(&settings)?;
@@ -78,6 +80,7 @@ pub(crate) fn run(settings: Settings) -> Result<(), Failure> {
             bound,
             federation,
             certificates,
+            tls,
             forward: Arc::new(forward),
             metrics: Arc::new(metrics),
             shutdown,

@@ -46,6 +46,8 @@ pub(crate) struct Common {
     pub(crate) bound: Bound,
     pub(crate) federation: Arc<Federation>,
     pub(crate) certificates: Option<Arc<Certificates>>,
+    /// None: HTTP in the clear.
+    pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
     pub(crate) forward: Arc<ForwardConfig>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) shutdown: Shutdown,
@@ -97,14 +99,11 @@ async fn serve(index: usize, common: Arc<Common>, sockets: ShardSockets, mut lin
     let broken = |what: &str, error: &dyn std::fmt::Display| Failure::runtime(format!("{what}: {error}"));
     let counters = common.metrics.counters[index].clone();
     let stats = common.metrics.stats[index].clone();
-    let tls = common.certificates.as_ref().map(|certificates| certificates.server_config()).transpose();
-    let tls =
-        tls.map_err(|error| broken("cannot set TLS up", &error))?.map(|config| TlsAcceptor::from(Arc::new(config)));
-
+    let tls = common.tls.clone().map(TlsAcceptor::from);
     let endpoint =
         quic::listen(&common.identity, sockets.tunnel).map_err(|error| broken("cannot listen for tunnels", &error))?;
     let (federation, shards) = (common.federation.clone(), common.settings.threads);
-    let gatehouse = Gatehouse::new(federation.clone(), counters.clone(), &common.identity, index, shards)
+    let gatehouse = Gatehouse::new(&common, counters.clone(), index)
         .map_err(|error| broken("cannot listen for tunnels", &error))?;
     spawn_local(Rc::new(gatehouse).accept(endpoint.clone()));
 
@@ -183,7 +182,7 @@ async fn accept<F: Future<Output = ()> + 'static>(
     limit: Arc<Semaphore>,
     serve: impl Fn(TcpStream, SocketAddr) -> F,
 ) {
-    let mut warned = false;
+    let (mut warned, mut failing) = (false, false);
     loop {
         if limit.available_permits() == 0 && !std::mem::replace(&mut warned, true) {
             warn!("a thread holds as many connections as it may (--connections-max); new ones wait until one ends");
@@ -191,6 +190,7 @@ async fn accept<F: Future<Output = ()> + 'static>(
         let Ok(permit) = limit.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, from)) => {
+                failing = false;
                 let open = Open::count(shard.counters.clone(), permit);
                 let connection = serve(stream, from);
                 spawn_local(async move {
@@ -202,7 +202,9 @@ async fn accept<F: Future<Output = ()> + 'static>(
             Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {
             }
             Err(error) => {
-                warn!(%error, "cannot accept a connection; the limit of open files (ulimit -n) may be too low");
+                if !std::mem::replace(&mut failing, true) {
+                    warn!(%error, "cannot accept connections for now; the limit of open files (ulimit -n) may be too low");
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -116,15 +116,17 @@ impl Certificates {
         Ok(Self { files, current: Arc::new(Current(ArcSwap::from_pointee(certified))) })
     }
 
-    /// How a thread does TLS with its clients: HTTP/2 where they know it, and HTTP/1.1.
-    pub(crate) fn server_config(&self) -> Result<ServerConfig, rustls::Error> {
+    /// How all threads do TLS with their clients: HTTP/2 where they know it, and HTTP/1.1. Tickets instead of remembered
+    /// sessions: a client comes back to any thread.
+    pub(crate) fn server_config(&self) -> Result<Arc<ServerConfig>, rustls::Error> {
         let provider: Arc<CryptoProvider> = Arc::new(aws_lc_rs::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_cert_resolver(self.current.clone());
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(config)
+        config.ticketer = aws_lc_rs::Ticketer::new()?;
+        Ok(Arc::new(config))
     }
 
     /// Takes new files up for as long as it runs.

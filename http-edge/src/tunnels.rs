@@ -6,16 +6,18 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use hedgerow_process::shutdown::{Shutdown, Stage};
 use hedgerow_proto::frame::{Hello, close};
 use hedgerow_proto::limits::Limits;
 use hedgerow_tunnel::quic::Acceptor;
-use hedgerow_tunnel::{EntryIdentity, TunnelError, TunnelEvents, welcome};
+use hedgerow_tunnel::{TunnelError, TunnelEvents, welcome};
 use tokio::task::spawn_local;
 use tracing::debug;
 
 use crate::cidr::Cidr;
 use crate::federation::{Federation, Place};
 use crate::metrics::Counters;
+use crate::shard::Common;
 
 /// Handshakes at once on one thread: each costs a millisecond of CPU and waits for the peer up to five seconds. After a
 /// restart a thousand nodes come back in two seconds.
@@ -28,8 +30,9 @@ const HANDSHAKES_PER_SOURCE_MAX: usize = 64;
 
 /// What the tunnels of one thread need.
 pub(crate) struct Gatehouse {
-    pub(crate) federation: Arc<Federation>,
-    pub(crate) counters: Arc<Counters>,
+    federation: Arc<Federation>,
+    counters: Arc<Counters>,
+    shutdown: Shutdown,
     acceptor: Acceptor,
     hello: Hello,
     handshakes: RefCell<Handshakes>,
@@ -42,28 +45,33 @@ struct Handshakes {
 }
 
 impl Gatehouse {
-    /// For thread `shard` of `shards`.
-    pub(crate) fn new(
-        federation: Arc<Federation>,
-        counters: Arc<Counters>,
-        identity: &EntryIdentity,
-        shard: usize,
-        shards: usize,
-    ) -> Result<Self, TunnelError> {
+    /// For this thread.
+    pub(crate) fn new(common: &Common, counters: Arc<Counters>, shard: usize) -> Result<Self, TunnelError> {
         let number = |n: usize| u16::try_from(n).expect("the settings allow no more than 256 threads");
         let hello = Hello {
-            federation: identity.federation,
-            incarnation: identity.incarnation,
+            federation: common.identity.federation,
+            incarnation: common.identity.incarnation,
             shard: number(shard),
-            shards: number(shards),
+            shards: number(common.settings.threads),
         };
-        let acceptor = Acceptor::new(identity)?;
-        Ok(Self { federation, counters, acceptor, hello, handshakes: RefCell::default() })
+        Ok(Self {
+            federation: common.federation.clone(),
+            counters,
+            shutdown: common.shutdown.clone(),
+            acceptor: Acceptor::new(&common.identity)?,
+            hello,
+            handshakes: RefCell::default(),
+        })
     }
 
     /// Takes tunnels in until the endpoint is closed.
     pub(crate) async fn accept(self: Rc<Self>, endpoint: quinn::Endpoint) {
         while let Some(incoming) = endpoint.accept().await {
+            if self.shutdown.stage() != Stage::Running {
+                // The node comes back when there is an entry again.
+                incoming.refuse();
+                continue;
+            }
             let address = incoming.remote_address().ip();
             let Some(busy) = self.begin(address) else {
                 self.counters.tunnels_turned_away.add(1);

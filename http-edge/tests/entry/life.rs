@@ -103,3 +103,13 @@ async fn a_second_process_with_the_same_key_takes_over_and_the_first_is_told() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_client_that_hangs_up_cancels_its_request_at_the_service() {
+    let entry = Entry::start(&[]).await;
+    let service = Service::start().await;
+    let _node = Node::join(&entry, service.address, Says::worker(1, &["web"])).await;
+    let stream = ask_for_hold(&entry, &service).await;
+    drop(stream);
+    in_time("the service sees it", service.cancelled.notified()).await;
+}

@@ -26,6 +26,8 @@ pub(crate) struct Service {
     pub(crate) release: Arc<Notify>,
     /// One for each request for `/hold` that has come.
     pub(crate) holding: Arc<Notify>,
+    /// One for each of them that was given up before.
+    pub(crate) cancelled: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
@@ -33,16 +35,16 @@ impl Service {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (release, holding) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let [release, holding, cancelled] = std::array::from_fn(|_| Arc::new(Notify::new()));
         let task = tokio::spawn({
-            let (release, holding) = (release.clone(), holding.clone());
+            let (release, holding, cancelled) = (release.clone(), holding.clone(), cancelled.clone());
             async move {
                 while let Ok((stream, _)) = listener.accept().await {
-                    tokio::spawn(serve(stream, release.clone(), holding.clone()));
+                    tokio::spawn(serve(stream, release.clone(), holding.clone(), cancelled.clone()));
                 }
             }
         });
-        Self { address, release, holding, task }
+        Self { address, release, holding, cancelled, task }
     }
 }
 
@@ -52,7 +54,7 @@ impl Drop for Service {
     }
 }
 
-async fn serve(mut stream: TcpStream, release: Arc<Notify>, holding: Arc<Notify>) {
+async fn serve(mut stream: TcpStream, release: Arc<Notify>, holding: Arc<Notify>, cancelled: Arc<Notify>) {
     let mut head = Vec::new();
     loop {
         while !head.ends_with(b"\r\n\r\n") {
@@ -64,7 +66,19 @@ async fn serve(mut stream: TcpStream, release: Arc<Notify>, holding: Arc<Notify>
         head.clear();
         if asked.contains(" /hold ") {
             holding.notify_one();
-            release.notified().await;
+            tokio::select! {
+                () = release.notified() => {}
+                // Nothing more is to come: an end or a reset means that the request was cancelled.
+                _ = stream.read_u8() => return cancelled.notify_one(),
+            }
+        }
+        if asked.contains("upgrade: echo") {
+            let switch = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+            if stream.write_all(switch).await.is_ok() {
+                let (mut read, mut write) = stream.split();
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+            }
+            return;
         }
         let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{asked}", asked.len());
         if stream.write_all(answer.as_bytes()).await.is_err() {

@@ -5,9 +5,10 @@ use hedgerow_proto::limits::Limits;
 use hedgerow_proto::record::{Roles, ServiceHealth, Signed};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::common::{Entry, until};
+use crate::common::{Entry, in_time, until};
 use crate::node::{Node, Says, Service};
 
 /// As soon as a node's tunnel is up, it is routed to: nobody has to wait.
@@ -185,5 +186,28 @@ async fn a_preflight_is_answered_by_the_entry_everywhere() {
         assert_eq!(answer.status, 204, "{answer:?}");
         assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.example"));
         assert_eq!(answer.header("access-control-max-age"), Some("86400"));
+    }
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_carries_bytes_both_ways() {
+    let entry = Entry::start(&[]).await;
+    let service = Service::start().await;
+    let _node = Node::join(&entry, service.address, Says::worker(1, &["web"])).await;
+    let mut stream = TcpStream::connect(entry.http).await.unwrap();
+    let ask = b"GET /service/web/ HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+    stream.write_all(ask).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        assert_ne!(in_time("the switch", stream.read_buf(&mut head)).await.unwrap(), 0, "{head:?}");
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+    // What looks like a request is none any more.
+    for bytes in [&b"hello"[..], b"\r\n\r\nPOST / HTTP/1.1\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n"]
+    {
+        stream.write_all(bytes).await.unwrap();
+        let mut back = vec![0; bytes.len()];
+        in_time("the echo", stream.read_exact(&mut back)).await.unwrap();
+        assert_eq!(back, bytes);
     }
 }
