@@ -1,6 +1,7 @@
 //! Who this node is: the key in its data directory, and what tells this run of it from others.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use hedgerow_mesh::data_dir::DataDir;
 use hedgerow_process::exit::Failure;
@@ -8,27 +9,29 @@ use hedgerow_proto::key::SecretKey;
 
 /// The node's key, for as long as no other process uses its data directory.
 pub struct Identity {
-    /// Raised on disk for this run.
-    pub epoch: u64,
     /// Random for this run.
     pub incarnation: u64,
-    data_dir: DataDir,
+    data_dir: Arc<DataDir>,
 }
 
 impl Identity {
     /// Opens the data directory, or makes it.
     pub fn open(path: &Path) -> Result<Self, Failure> {
-        let data_dir = DataDir::open(path)?;
-        let epoch = data_dir.raise_epoch()?;
+        let data_dir = Arc::new(DataDir::open(path)?);
         let incarnation = getrandom::u64().map_err(|error| {
             Failure::runtime(format!("the system gives no randomness: {error}"))
                 .means("two runs of this node could not be told apart, so it did not start")
         })?;
-        Ok(Self { epoch, incarnation, data_dir })
+        Ok(Self { incarnation, data_dir })
     }
 
     /// The key.
     pub fn key(&self) -> &SecretKey {
         self.data_dir.key()
+    }
+
+    /// The directory, held.
+    pub fn data_dir(&self) -> &Arc<DataDir> {
+        &self.data_dir
     }
 }

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use hedgerow_http::{
@@ -17,7 +17,8 @@ use hedgerow_process::exit::Failure;
 use hedgerow_proto::frame::Hello;
 use hedgerow_proto::id::{FederationId, ServiceName};
 use hedgerow_proto::limits::Limits;
-use hedgerow_proto::record::ServiceHealth;
+use hedgerow_proto::own::Voice;
+use hedgerow_proto::record::{Body, ServiceHealth};
 use hedgerow_proto::route::Target;
 use hedgerow_tunnel::{DialConfig, Open, Tunnel, TunnelEvent, memory, serve_over, welcome};
 use http::{Method, Request, Response, StatusCode};
@@ -25,12 +26,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{LocalSet, spawn_local};
 use tracing::{debug, error};
 
+use crate::membership::tunnel_config;
 use crate::node::Node;
-use crate::services::LocalServices;
 
 /// Connections at once: a household, not the world.
 const CONNECTIONS_MAX: usize = 512;
@@ -57,8 +58,7 @@ pub fn bind(address: SocketAddr) -> Result<std::net::TcpListener, Failure> {
 pub fn serve(listener: std::net::TcpListener, node: &Arc<Node>) -> Result<(), Failure> {
     // Nobody else is in this federation: what the node signs for it counts nowhere but on this port.
     let federation = FederationId::of_key(&node.identity.key().id());
-    let config = node.own_port_config(federation).map_err(Failure::runtime)?;
-    let lan = Lan { config, federation, services: node.services.clone(), seed: node.seed() };
+    let lan = Lan { config: config(node, federation)?, federation, node: Arc::downgrade(node), seed: node.seed() };
     let failed = |error: io::Error| Failure::runtime(format!("cannot serve on --listen: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let thread = std::thread::Builder::new().name("lan".into()).spawn(move || {
@@ -71,10 +71,20 @@ pub fn serve(listener: std::net::TcpListener, node: &Arc<Node>) -> Result<(), Fa
     thread.map(drop).map_err(failed)
 }
 
+/// A tunnel's settings with a record that is signed once: the services' health is read from them, not from it.
+fn config(node: &Node, federation: FederationId) -> Result<DialConfig, Failure> {
+    let (key, incarnation) = (node.identity.key().clone(), node.identity.incarnation);
+    let record = node.profile.record(&node.services, &[]);
+    let signed = Voice::new(key, federation, incarnation, 0, Limits::PRODUCTION).sign(&Body::Node(record));
+    let signed = signed.map_err(|error| Failure::runtime(format!("this node's record cannot be signed: {error}")))?;
+    let record = watch::Sender::new(signed.bytes().clone()).subscribe();
+    Ok(tunnel_config(&node.member(), node.services.clone(), record))
+}
+
 struct Lan {
     config: DialConfig,
     federation: FederationId,
-    services: Arc<LocalServices>,
+    node: Weak<Node>,
     seed: u64,
 }
 
@@ -82,7 +92,8 @@ impl Lan {
     async fn run(self, listener: std::net::TcpListener) -> io::Result<()> {
         let listener = TcpListener::from_std(listener)?;
         let tunnel = self.tunnel().await?;
-        let directory = OwnServices::new(&self.services, &tunnel);
+        let Some(node) = self.node.upgrade() else { return Ok(()) };
+        let directory = OwnServices::new(&node, &tunnel);
         let forwarder =
             Forwarder::new(Arc::new(ForwardConfig::default()), directory, Arc::new(Stats::default()), self.seed);
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -152,14 +163,15 @@ async fn answer(forwarder: &Forwarder<OwnServices>, peer: &Peer, request: Reques
     }
     match (path, request.method()) {
         ("/health", &Method::GET | &Method::HEAD) => forwarder.directory().health(),
-        ("/health", _) => {
-            let detail = "/health can be read and nothing else";
+        ("/mesh/registry", &Method::GET | &Method::HEAD) => forwarder.directory().registry(),
+        ("/health" | "/mesh/registry", _) => {
+            let detail = "it can be read and nothing else";
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed", detail)
                 .allow("GET, HEAD")
                 .into_response()
         }
         _ => {
-            let detail = "a node serves /service/NAME/… for its own services, and /health";
+            let detail = "a node serves /service/NAME/… for its own services, /health and /mesh/registry";
             Problem::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail).into_response()
         }
     }
@@ -167,42 +179,51 @@ async fn answer(forwarder: &Forwarder<OwnServices>, peer: &Peer, request: Reques
 
 /// This node's services, as the forwarding sees them.
 struct OwnServices {
-    services: Arc<LocalServices>,
+    node: Arc<Node>,
     offers: Vec<(ServiceName, Offer)>,
     tunnel: Tunnel,
 }
 
 impl OwnServices {
-    fn new(services: &Arc<LocalServices>, tunnel: &Tunnel) -> Self {
+    fn new(node: &Arc<Node>, tunnel: &Tunnel) -> Self {
         let loads = Loads::default();
-        let offers = services.iter().map(|service| {
+        let offers = node.services.iter().map(|service| {
             let name = service.spec.name.clone();
             let load = loads.of(tunnel.node(), &name);
             let candidate = Candidate::new(&name, tunnel.clone(), service.spec.capacity, load);
             (name.clone(), Offer { service: name, candidates: Arc::new([candidate]) })
         });
-        Self { offers: offers.collect(), services: services.clone(), tunnel: tunnel.clone() }
+        Self { offers: offers.collect(), node: node.clone(), tunnel: tunnel.clone() }
     }
 
     fn is_up(&self, name: &str) -> bool {
-        let mut services = self.services.iter();
+        let mut services = self.node.services.iter();
         services.any(|service| service.spec.name.as_str() == name && service.health().state == ServiceHealth::Up)
     }
 
     /// The contract's answer to "is it alive": this node stands for itself, so it knows of no coordinators.
     fn health(&self) -> Response<ResponseBody> {
-        let up = self.services.iter().filter(|service| service.health().state == ServiceHealth::Up).count();
-        let all = self.services.iter().count();
+        let up = self.node.services.iter().filter(|service| service.health().state == ServiceHealth::Up).count();
+        let all = self.node.services.iter().count();
         let body = serde_json::json!({
             "status": "healthy",
             "coordinators": 0,
             "message": format!("node {} with {up} of {all} services up", self.tunnel.node().short()),
         });
-        let mut response = Response::new(ResponseBody::full(body.to_string()));
-        let kind = http::HeaderValue::from_static("application/json");
-        response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
-        response
+        json(body.to_string())
     }
+
+    fn registry(&self) -> Response<ResponseBody> {
+        // Our own types of numbers, texts and lists: there is nothing to fail.
+        json(serde_json::to_string(&self.node.registry()).expect("plain data always serialises"))
+    }
+}
+
+fn json(text: String) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::full(text));
+    let kind = http::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+    response
 }
 
 impl Directory for OwnServices {

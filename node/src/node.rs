@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
-use hedgerow_mesh::host::{self, HostStatus};
+use hedgerow_process::exit::Failure;
 use hedgerow_process::shutdown::{self, Shutdown};
 use hedgerow_proto::id::FederationId;
-use hedgerow_proto::record::{Body, Roles, ServiceHealth};
+use hedgerow_proto::record::{Roles, ServiceHealth};
 use hedgerow_tunnel::{DialConfig, DrainState, TunnelState};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -18,18 +18,14 @@ use tokio::time::Instant;
 use crate::control;
 use crate::entries::{Entries, EntryState, EntryView};
 use crate::identity::Identity;
-use crate::own_record::{Author, Profile, publish};
+use crate::membership::{Member, Membership, Profile};
+use crate::registry_view::RegistryView;
 use crate::services::{LocalService, LocalServices};
 use crate::status::{EntryStatus, LeaveProgress, ServiceStatus, Stage, Status, TunnelStage};
 
-/// One connection for each of an entry's threads, up to this many.
-const LANES_MAX: u16 = hedgerow_tunnel::tuning::LANES_MAX;
-/// Lists of coordinators that wait to be read. A hint that finds no room is dropped: the next one says the same.
-const COORDINATOR_HINTS: usize = 4;
-
 /// What every part of the node may know.
 pub struct Node {
-    /// Its key, epoch and incarnation.
+    /// Its key and incarnation.
     pub identity: Identity,
     /// What it says of itself beside its services.
     pub profile: Profile,
@@ -41,19 +37,13 @@ pub struct Node {
     pub drain: watch::Sender<DrainState>,
     /// Where its key is.
     pub data_dir: PathBuf,
+    failures: mpsc::Sender<Failure>,
     started: Instant,
     listen: OnceLock<SocketAddr>,
     entries: OnceLock<Arc<Entries>>,
     memberships: Mutex<HashMap<FederationId, Membership>>,
     progress: watch::Sender<Option<LeaveProgress>>,
     random: Mutex<fastrand::Rng>,
-}
-
-/// The node's part in one federation: it signs a record for each.
-struct Membership {
-    author: Arc<Author>,
-    config: DialConfig,
-    host: watch::Receiver<HostStatus>,
 }
 
 impl Node {
@@ -64,6 +54,7 @@ impl Node {
         services: Arc<LocalServices>,
         shutdown: Shutdown,
         data_dir: PathBuf,
+        failures: mpsc::Sender<Failure>,
     ) -> Arc<Self> {
         Arc::new(Self {
             profile,
@@ -71,6 +62,7 @@ impl Node {
             shutdown,
             drain: watch::Sender::new(DrainState::Running),
             data_dir,
+            failures,
             started: Instant::now(),
             listen: OnceLock::new(),
             entries: OnceLock::new(),
@@ -121,58 +113,35 @@ impl Node {
 
     /// What the tunnels of one federation share; the node joins it if it has not.
     pub fn dial_config(&self, federation: FederationId) -> Result<DialConfig, String> {
-        self.member(federation, || match &self.profile.mesh_listen {
-            Some(address) => {
-                host::Host::spawn(self.identity.key(), federation, address).map_err(|error| error.to_string())
-            }
-            None => Ok(no_host()),
-        })
-    }
-
-    /// The same for a federation of this node alone, that of its own port: no coordinator looks for it there.
-    pub fn own_port_config(&self, federation: FederationId) -> Result<DialConfig, String> {
-        self.member(federation, || Ok(no_host()))
-    }
-
-    fn member(
-        &self,
-        federation: FederationId,
-        put_up_host: impl FnOnce() -> Result<watch::Receiver<HostStatus>, String>,
-    ) -> Result<DialConfig, String> {
         let mut memberships = self.memberships.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(membership) = memberships.get(&federation) {
-            return Ok(membership.config.clone());
+            return Ok(membership.dial_config());
         }
-        let host = put_up_host()?;
-        let Identity { epoch, incarnation, .. } = &self.identity;
-        let key = self.identity.key();
-        let author = Arc::new(Author::new(key.clone(), federation, *incarnation, *epoch));
-        let record = publish(author.clone(), self.profile.clone(), self.services.clone(), host.clone())
-            .map_err(|error| format!("this node's record cannot be signed: {error}"))?;
-        let (coordinators, mut hints) = mpsc::channel::<Vec<Vec<u8>>>(COORDINATOR_HINTS);
-        tokio::spawn(async move {
-            while let Some(records) = hints.recv().await {
-                tracing::debug!(count = records.len(), "the entry tells of coordinators");
-            }
-        });
-        let config = DialConfig {
-            key: key.clone(),
-            incarnation: *incarnation,
-            services: self.services.clone(),
-            authorities: self
-                .services
-                .iter()
-                .map(|service| (service.spec.name.clone(), service.spec.address.authority()))
-                .collect(),
-            record,
-            leave: Arc::new(OnceLock::new()),
-            drain: self.drain.subscribe(),
-            coordinators,
-            lanes_max: LANES_MAX,
-            seed: self.seed(),
-        };
-        memberships.insert(federation, Membership { author, config: config.clone(), host });
+        let membership = Membership::join(federation, &self.member())?;
+        let config = membership.dial_config();
+        memberships.insert(federation, membership);
         Ok(config)
+    }
+
+    /// The node, as its memberships need it.
+    pub fn member(&self) -> Member<'_> {
+        Member {
+            identity: &self.identity,
+            profile: &self.profile,
+            services: &self.services,
+            drain: &self.drain,
+            seed: self.seed(),
+            failures: &self.failures,
+        }
+    }
+
+    /// The registry of its federation, as this node sees it.
+    pub fn registry(&self) -> RegistryView {
+        let federation = self.federation();
+        let memberships = self.memberships.lock().unwrap_or_else(PoisonError::into_inner);
+        let membership = federation.and_then(|federation| memberships.get(&federation));
+        let membership = membership.or_else(|| memberships.values().next());
+        membership.map(|membership| membership.replica.read(RegistryView::of)).unwrap_or_default()
     }
 
     /// The addresses at which other coordinators can dial it.
@@ -199,16 +168,16 @@ impl Node {
 
     /// Says Leave in every federation and takes nothing new.
     pub fn begin_to_leave(&self) {
-        for membership in self.memberships.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            match membership.author.sign(&Body::Leave) {
-                // Set once: whoever leaves twice has left.
-                Ok(leave) => drop(membership.config.leave.set(leave)),
-                Err(error) => {
-                    tracing::error!(%error, "the Leave cannot be signed; the entries will notice by themselves")
-                }
-            }
-        }
+        self.memberships.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(Membership::leave);
         self.drain.send_replace(DrainState::Draining);
+    }
+
+    /// Ends its memberships: what it knows goes on disk.
+    pub async fn end(&self) {
+        let memberships = std::mem::take(&mut *self.memberships.lock().unwrap_or_else(PoisonError::into_inner));
+        for membership in memberships.into_values() {
+            membership.end().await;
+        }
     }
 
     /// Ready when whoever asked it to leave has been told of the end.
@@ -274,10 +243,6 @@ impl control::Node for Node {
         })
         .boxed()
     }
-}
-
-fn no_host() -> watch::Receiver<HostStatus> {
-    watch::Sender::new(HostStatus::default()).subscribe()
 }
 
 /// As `--role` takes it.

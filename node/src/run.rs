@@ -8,7 +8,8 @@ use hedgerow_process::ready_file::ReadyFile;
 use hedgerow_process::shutdown::Shutdown;
 use hedgerow_proto::id::FederationId;
 use hedgerow_proto::limits::Limits;
-use hedgerow_proto::record::Signed;
+use hedgerow_proto::own::Voice;
+use hedgerow_proto::record::Body;
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
@@ -19,8 +20,8 @@ use crate::control::Control;
 use crate::entries::Entries;
 use crate::identity::Identity;
 use crate::lan;
+use crate::membership::Profile;
 use crate::node::{Node, role_word};
-use crate::own_record::{Author, Profile};
 use crate::probe;
 use crate::services::LocalServices;
 use crate::settings::Settings;
@@ -79,7 +80,8 @@ pub async fn join(settings: Settings) -> Result<(), Failure> {
     };
     let lan = settings.listen.map(lan::bind).transpose()?;
     check_record(&identity, &profile, &services)?;
-    let node = Node::new(identity, profile, services, shutdown, settings.data_dir.clone());
+    let (failures, mut failed) = mpsc::channel(1);
+    let node = Node::new(identity, profile, services, shutdown, settings.data_dir.clone(), failures);
     greet(&settings, &node);
 
     let control_task = tokio::spawn({
@@ -98,9 +100,14 @@ pub async fn join(settings: Settings) -> Result<(), Failure> {
     node.set_entries(entries.clone());
     let following = tokio::spawn(entries.clone().follow(settings.entries));
 
-    serve(&node, &entries, ready_file.as_mut()).await?;
+    tokio::select! {
+        served = serve(&node, &entries, ready_file.as_mut()) => served?,
+        // There is a sender for as long as there is a node.
+        Some(failure) = failed.recv() => return Err(failure),
+    }
     following.abort();
     let outcome = leave(&node, &entries).await;
+    node.end().await;
     // Nobody may be there to listen any more: the process ends all the same.
     let _ = timeout(LAST_WORDS_WITHIN, node.told()).await;
     // Only now: whoever waits for the file to go, or for `leave` to end, may take the data directory over.
@@ -120,11 +127,10 @@ fn open_to_lan(node: &Arc<Node>, listener: std::net::TcpListener) -> Result<(), 
 
 /// A record that no entry would take is found out before the first one refuses it.
 fn check_record(identity: &Identity, profile: &Profile, services: &LocalServices) -> Result<(), Failure> {
+    let record = profile.record(services, profile.mesh_listen.as_slice());
     let federation = FederationId([0; 32]);
-    let author = Author::new(identity.key().clone(), federation, identity.incarnation, identity.epoch);
-    author
-        .node(profile, services, profile.mesh_listen.as_slice())
-        .and_then(|bytes| Signed::open(bytes, federation, &Limits::PRODUCTION))
+    Voice::new(identity.key().clone(), federation, identity.incarnation, 0, Limits::PRODUCTION)
+        .sign(&Body::Node(record))
         .map(drop)
         .map_err(|error| {
             Failure::usage(format!("what this node would say of itself is not valid: {error}"))
