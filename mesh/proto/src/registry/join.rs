@@ -143,7 +143,9 @@ impl Registry {
         let key = record.key();
         let place: Place = (key.kind, key.subject.clone());
         let age = source.age();
-        let until = is_tombstone(&record).then(|| now + self.limits.mark_kept.saturating_sub(age));
+        let stale = record.body.kind() == Kind::ATTACHMENT
+            && self.writers.get(&id).is_some_and(|writer| writer.is_of_earlier_run(&record));
+        let until = (stale || is_tombstone(&record)).then(|| now + self.limits.mark_kept.saturating_sub(age));
         let lease_before = self.writers.get(&id).and_then(|writer| writer.lease);
         self.remove_entry(&id, &place);
         self.index.insert(Leaf { key, version: record.version, hash: signed.hash() });
@@ -152,7 +154,7 @@ impl Registry {
         let lapse_and_mark = self.limits.lapse_after + self.limits.mark_kept;
         let writer = self.writers.entry(id).or_default();
         let speaks = writer.newest.is_none_or(|newest| record.version > newest);
-        let mut silent_for = age;
+        let (mut silent_for, mut restarted) = (age, false);
         if let Body::Lease(lease) = &record.body {
             // First receipt, less the age that the sender states; never again for the same lease.
             let at_first_hand = matches!(source, Source::Own | Source::Direct(_)) || writer.met > 0;
@@ -169,7 +171,11 @@ impl Registry {
             // It has said something new, so it has been there of late. What it said earlier proves nothing.
             let forget_at = now + lapse_and_mark.saturating_sub(silent_for);
             writer.forget_at = Some(writer.forget_at.map_or(forget_at, |at| at.max(forget_at)));
+            restarted = writer.newest.is_some_and(|newest| newest.epoch < record.version.epoch);
             writer.newest = Some(record.version);
+            if restarted {
+                writer.retire_attachments(now + self.limits.mark_kept);
+            }
         }
         if writer.prefix.is_none()
             && let Some(prefix) = prefix_of(source)
@@ -192,7 +198,9 @@ impl Registry {
         }
         self.generation += 1;
         self.settle(now, id);
-        if let Some(worker) = concerns {
+        if restarted {
+            self.settle_workers_of(now, id);
+        } else if let Some(worker) = concerns {
             self.settle(now, worker);
         }
         self.trim_tombstones(now, id);

@@ -88,23 +88,27 @@ impl Registry {
 
     /// Whether a worker's home holds it: the home that the worker itself names, at the very move that it counts. An
     /// attachment that quotes another number says nothing: a lower one is out of date, and a higher one, if it were
-    /// believed, would let a coordinator take any worker.
+    /// believed, would let a coordinator take any worker. Nor does one from an earlier run of the coordinator, whose
+    /// connections ended with it.
     pub(super) fn home_holds(&self, id: &NodeId) -> Option<(NodeId, Presence)> {
         let (_, node) = self.writers.get(id)?.node()?;
         let home = node.home?;
         let coordinator = self.writers.get(&home.coordinator)?;
-        let attachment = coordinator.attachment(id)?;
+        let attachment = coordinator.attachment_now(id)?;
         let held = attachment.state == AttachmentState::Attached && attachment.home_seq == home.home_seq;
         held.then(|| (home.coordinator, coordinator.presence()))
     }
 
     /// Draws the conclusions about one writer, and about those whose home it is.
     pub(super) fn settle(&mut self, now: Time, id: NodeId) {
-        if !self.settle_one(now, id) {
-            return;
+        if self.settle_one(now, id) {
+            self.settle_workers_of(now, id);
         }
-        // Whether their home is there has changed. They are nobody's home in their turn: what a worker's home says
-        // of it does not make it a coordinator.
+    }
+
+    /// Whether their home is there, or holds them, has changed. They are nobody's home in their turn: what a worker's home
+    /// says of it does not make it a coordinator.
+    pub(super) fn settle_workers_of(&mut self, now: Time, id: NodeId) {
         let workers: Vec<NodeId> = self.homes.get(&id).into_iter().flatten().copied().collect();
         for worker in workers {
             self.settle_one(now, worker);

@@ -83,11 +83,33 @@ impl Writer {
         Some((record, record.node()?))
     }
 
-    /// What it says about a worker.
-    pub(super) fn attachment(&self, worker: &NodeId) -> Option<&Attachment> {
-        match &self.entry(Kind::ATTACHMENT, &worker.0)?.record.body {
-            Body::Attachment(attachment) => Some(attachment),
+    /// What it says about a worker in the run that it is in.
+    pub(super) fn attachment_now(&self, worker: &NodeId) -> Option<&Attachment> {
+        let record = &self.entry(Kind::ATTACHMENT, &worker.0)?.record;
+        match &record.body {
+            Body::Attachment(attachment) if !self.is_of_earlier_run(record) => Some(attachment),
             _ => None,
+        }
+    }
+
+    /// Whether it has started again since: each run has an epoch of its own.
+    pub(super) fn is_of_earlier_run(&self, record: &Record) -> bool {
+        self.newest.is_some_and(|newest| record.version.epoch < newest.epoch)
+    }
+
+    /// Attachments of an earlier run are as good as gone: they are tombstones from now on.
+    pub(super) fn retire_attachments(&mut self, until: Time) {
+        let newest = self.newest;
+        let earlier = |entry: &Entry| newest.is_some_and(|newest| entry.record.version.epoch < newest.epoch);
+        let range = (Kind::ATTACHMENT, Bytes::new())..(Kind(Kind::ATTACHMENT.0 + 1), Bytes::new());
+        for (place, entry) in self.entries.range_mut(range) {
+            if entry.until.is_none() && earlier(entry) {
+                entry.until = Some(until);
+                self.tombstones.insert((until, place.clone()));
+                if let Some(count) = self.kinds.get_mut(&Kind::ATTACHMENT) {
+                    *count -= 1;
+                }
+            }
         }
     }
 

@@ -158,6 +158,32 @@ fn a_worker_is_routable_by_way_of_the_home_that_it_names_at_the_move_that_it_cou
 }
 
 #[test]
+fn a_coordinator_that_has_started_again_holds_only_whom_it_says_it_holds() {
+    let mut registry = with_coordinator();
+    let now = at(Duration::ZERO);
+    registry.meet(now, id(0));
+    let held = |seq| say(0, 1, seq, &attachment(2, 1, AttachmentState::Attached));
+    direct(&mut registry, now, &say(2, 1, 1, &worker_of(0, 1)));
+    direct(&mut registry, now, &held(3));
+    assert_eq!(registry.reach(&id(2)), Reach::ViaHome(id(0)));
+    // Its next run has another epoch, and no connection of the earlier one.
+    direct(&mut registry, now, &say(0, 2, 1, &coordinator()));
+    assert_eq!(registry.reach(&id(2)), Reach::None);
+    assert!(registry.writers[&id(2)].forget_at.is_some());
+    // That somebody brings such an attachment later changes nothing.
+    direct(&mut registry, now, &held(4));
+    assert_eq!(registry.reach(&id(2)), Reach::None);
+    let writer = &registry.writers[&id(0)];
+    assert_eq!((writer.count(Kind::ATTACHMENT), writer.tombstones.len()), (0, 1));
+    // The worker comes back to it.
+    direct(&mut registry, now, &say(2, 1, 2, &worker_of(0, 2)));
+    direct(&mut registry, now, &say(0, 2, 2, &attachment(2, 2, AttachmentState::Attached)));
+    assert_eq!(registry.reach(&id(2)), Reach::ViaHome(id(0)));
+    registry.handle_timeout(now + HOUR * 24);
+    assert_eq!(registry.reach(&id(2)), Reach::ViaHome(id(0)));
+}
+
+#[test]
 fn a_worker_stays_while_its_home_holds_it_and_lapses_ten_minutes_after() {
     let mut registry = with_coordinator();
     let now = at(Duration::ZERO);
