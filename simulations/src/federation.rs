@@ -1,5 +1,6 @@
 //! A federation as real processes on this machine: entries, nodes and services, each with a handle that kills it when dropped.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -172,7 +173,7 @@ impl Entry {
 
     /// Waits until it knows a node: a node is told a moment before the routes are that its tunnel is up.
     pub async fn until_it_routes_to(&self, node: &Node) -> Result<()> {
-        until(self.http, "/mesh/registry", READY_WITHIN, |answer| answer.text().contains(&node.id))
+        until(self.http, "/mesh/registry", READY_WITHIN, |answer| nodes_up(&answer.json()).contains(&*node.id))
             .await
             .with_context(|| format!("the entry does not know {}", node.name()))?;
         Ok(())
@@ -266,9 +267,10 @@ impl Service {
     }
 }
 
-/// How many nodes a registry as JSON holds.
-pub fn nodes_in(registry: &serde_json::Value) -> usize {
-    ["coordinators", "workers"].iter().filter_map(|kind| registry[kind].as_array()).map(Vec::len).sum()
+/// The ids of the nodes that have a tunnel, by an entry's registry as JSON.
+pub fn nodes_up(registry: &serde_json::Value) -> BTreeSet<&str> {
+    let lists = ["coordinators", "workers"].iter().filter_map(|kind| registry[kind].as_array());
+    lists.flatten().filter(|node| node["state"] == "up").filter_map(|node| node["node_id"].as_str()).collect()
 }
 
 /// An address of a ready file, which names one or a list of them.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::stage::Stage;
 use super::view::{Board, State};
 use crate::client::{ask, get, until};
-use crate::federation::{READY_WITHIN, nodes_in};
+use crate::federation::{READY_WITHIN, nodes_up};
 use crate::terminal::human;
 
 /// When things happened, from the beginning of the traffic, and how long it took to recover from them.
@@ -101,7 +101,7 @@ async fn restart_entry(stage: &mut Stage, board: &Board, began: Instant, marks: 
     let coordinators = stage.coordinators.iter().filter(|node| node.process.is_running()).count();
     let expected = living.len() + coordinators;
     let deadline = Instant::now() + READY_WITHIN;
-    while nodes_in(&ask(to, get("/mesh/registry")).await?.json()) < expected {
+    while nodes_up(&ask(to, get("/mesh/registry")).await?.json()).len() < expected {
         anyhow::ensure!(Instant::now() < deadline, "not all of {expected} nodes came back");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::{Check, must};
 use crate::client::load::{Load, Plan, Sample, Target, quantile, reasons};
 use crate::client::until;
-use crate::federation::{Entry, Lab, Node, NodeSpec, READY_WITHIN, Service, nodes_in};
+use crate::federation::{Entry, Lab, Node, NodeSpec, READY_WITHIN, Service, nodes_up};
 use crate::service::Kind;
 use crate::terminal::human;
 
@@ -119,7 +119,7 @@ async fn entry_restart(lab: Arc<Lab>) -> Result<String> {
         until(fleet.entry.http, path, READY_WITHIN, |answer| answer.status == 200).await?;
     }
     let expected = fleet.workers.len() + fleet.coordinators.len();
-    until(fleet.entry.http, "/mesh/registry", READY_WITHIN, |answer| nodes_in(&answer.json()) >= expected)
+    until(fleet.entry.http, "/mesh/registry", READY_WITHIN, |answer| nodes_up(&answer.json()).len() >= expected)
         .await
         .context("the registry of the entry does not fill")?;
     let all = begin.elapsed();
