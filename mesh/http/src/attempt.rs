@@ -229,7 +229,8 @@ impl<D: Directory> Inner<D> {
         if !small || is_event_stream(headers) {
             return Ok(ResponseBody::stream(body, active));
         }
-        let mut chunks: VecDeque<Bytes> = VecDeque::new();
+        // Mostly it is one chunk, for which nothing is allocated.
+        let (mut first, mut more): (Option<Bytes>, VecDeque<Bytes>) = (None, VecDeque::new());
         let mut watching = job.attempts.repeat() == Repeat::Idempotent;
         let suspected = candidate.tunnel.suspected();
         tokio::pin!(suspected);
@@ -248,7 +249,10 @@ impl<D: Directory> Inner<D> {
             };
             match frame {
                 // An answer with a length has no trailers.
-                Some(Ok(frame)) => chunks.extend(frame.into_data()),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(chunk) if first.is_none() => first = Some(chunk),
+                    other => more.extend(other),
+                },
                 None => break,
                 Some(Err(_)) => {
                     active.give_up();
@@ -257,7 +261,7 @@ impl<D: Directory> Inner<D> {
             }
         }
         active.finish();
-        Ok(ResponseBody::held(chunks))
+        Ok(ResponseBody::held(first, more))
     }
 
     /// 101: the rest is bytes.

@@ -344,8 +344,13 @@ impl ResponseBody {
         Self(if bytes.is_empty() { Kind::Empty } else { Kind::Full(Some(bytes)) })
     }
 
-    pub(crate) fn held(mut chunks: VecDeque<Bytes>) -> Self {
-        Self(if chunks.len() == 1 { Kind::Full(chunks.pop_front()) } else { Kind::Held(chunks) })
+    pub(crate) fn held(first: Option<Bytes>, mut more: VecDeque<Bytes>) -> Self {
+        if more.is_empty() {
+            return Self(first.map_or(Kind::Empty, |bytes| Kind::Full(Some(bytes))));
+        }
+        more.extend(first);
+        more.rotate_right(1);
+        Self(Kind::Held(more))
     }
 
     pub(crate) fn stream(body: Incoming, active: Active) -> Self {

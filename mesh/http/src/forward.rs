@@ -27,8 +27,11 @@ use crate::pool::Pool;
 use crate::problem::ForwardError;
 use crate::stats::{Gauge, Gauged, Stats, bump};
 use crate::target;
+use crate::texts::Texts;
 use crate::upgrade;
 
+/// What the texts of a usual request take beside its path, in bytes: an id, a query, a host and an address.
+const TEXTS_BYTES: usize = 224;
 /// How often what has grown old in the pool is looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -119,7 +122,10 @@ impl<D: Directory> Forwarder<D> {
             return answer;
         }
         let origin = request.headers().get(ORIGIN).cloned();
-        let (id_text, request_id) = headers::request_id(request.headers(), &mut inner.random.borrow_mut());
+        // The id, the target, and the rest of the path and what else is said of the request's way.
+        let mut texts = Texts::with_capacity(TEXTS_BYTES + 2 * request.uri().path().len());
+        let (id_text, request_id) =
+            headers::request_id_in(request.headers(), &mut inner.random.borrow_mut(), &mut texts);
         let form = target::check_form(request.method(), request.version(), request.uri());
         let extended_connect = request.extensions().get::<hyper::ext::Protocol>().is_some();
         let (parts, body) = request.into_parts();
@@ -128,7 +134,7 @@ impl<D: Directory> Forwarder<D> {
         let result = match form {
             Err(ForwardError::Connect) if extended_connect => Err(ForwardError::ExtendedConnect),
             Err(error) => Err(error),
-            Ok(()) => match inner.job(parts, path.path(), body.into(), peer, (&id_text, request_id)) {
+            Ok(()) => match inner.job(parts, path.path(), body.into(), peer, (&id_text, request_id), &mut texts) {
                 Ok(mut job) => {
                     let result = inner.run(&mut job).await;
                     attempts = job.attempts.count() + usize::from(result.is_ok());
@@ -150,7 +156,7 @@ impl<D: Directory> Forwarder<D> {
             }
         };
         inner.config.cors.apply(origin.as_ref(), response.headers_mut());
-        response.headers_mut().insert(X_ATTEMPTS, HeaderValue::from(attempts));
+        response.headers_mut().insert(X_ATTEMPTS, headers::count(attempts));
         response.headers_mut().insert(X_REQUEST_ID, id_text);
         if now().saturating_sub(inner.swept.get()) >= SWEEP_INTERVAL {
             self.sweep();
@@ -168,6 +174,7 @@ impl<D: Directory> Inner<D> {
         body: RequestBody,
         peer: &Peer,
         (id_text, request_id): (&HeaderValue, RequestId),
+        texts: &mut Texts,
     ) -> Result<Job<'a>, ForwardError> {
         let route = route::parse(path).unwrap_or(Err(route::RouteError::Service))?;
         let repeat = Repeat::of_method(head.method.as_str());
@@ -179,8 +186,8 @@ impl<D: Directory> Inner<D> {
         let upload = Upload::new(body, limits).map_err(client_fault)?;
         let brings = if upload.is_empty() { Brings::Nothing } else { Brings::Body };
         let upgrade = if upload.is_empty() { upgrade::asked(&mut head) } else { None };
-        let uri = target::for_service(route.rest, head.uri.query())?;
-        headers::to_service(&mut head, uri, route.prefix, peer, brings);
+        let uri = target::for_service(route.rest, head.uri.query(), texts)?;
+        headers::to_service(&mut head, uri, route.prefix, peer, brings, texts);
         head.headers.insert(X_REQUEST_ID, id_text.clone());
         if let Some(asked) = &upgrade {
             head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));

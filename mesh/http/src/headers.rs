@@ -11,6 +11,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Uri};
 
 use crate::config::Peer;
+use crate::texts::Texts;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -94,7 +95,7 @@ pub(crate) enum Brings {
 
 /// The head as the service shall see it, but for `Host`, which depends on the node. `uri` is the target for the service,
 /// `prefix` what was taken off the path.
-pub(crate) fn to_service(parts: &mut Parts, uri: Uri, prefix: &str, peer: &Peer, brings: Brings) {
+pub(crate) fn to_service(parts: &mut Parts, uri: Uri, prefix: &str, peer: &Peer, brings: Brings, texts: &mut Texts) {
     let asked_host = asked_host(parts);
     let trailers = options(&parts.headers, &TE).any(|option| option.eq_ignore_ascii_case("trailers"));
     let headers = &mut parts.headers;
@@ -107,7 +108,7 @@ pub(crate) fn to_service(parts: &mut Parts, uri: Uri, prefix: &str, peer: &Peer,
     }
     // Answered by the server here, as soon as the body is wanted.
     headers.remove(EXPECT);
-    forwarded(headers, asked_host.as_ref(), prefix, peer);
+    forwarded(headers, asked_host.as_ref(), prefix, peer, texts);
     headers.remove(HOST);
     if !headers.contains_key(CONTENT_LENGTH) {
         match brings {
@@ -139,7 +140,7 @@ fn asked_host(parts: &Parts) -> Option<HeaderValue> {
 }
 
 /// `Forwarded` (RFC 7239) and its older kin. Only a trusted proxy's are continued; all others' are thrown away.
-fn forwarded(headers: &mut HeaderMap, host: Option<&HeaderValue>, prefix: &str, peer: &Peer) {
+fn forwarded(headers: &mut HeaderMap, host: Option<&HeaderValue>, prefix: &str, peer: &Peer, texts: &mut Texts) {
     if !peer.trusted {
         let claimed = |name: &&HeaderName| name.as_str().starts_with("x-forwarded-");
         let claims: Vec<HeaderName> = headers.keys().filter(claimed).cloned().collect();
@@ -150,7 +151,9 @@ fn forwarded(headers: &mut HeaderMap, host: Option<&HeaderValue>, prefix: &str, 
         headers.remove(X_REAL_IP);
     }
     continued(headers, X_FORWARDED_FOR, peer.address.clone());
-    continued(headers, FORWARDED, forwarded_element(host, peer));
+    if let Some(element) = forwarded_element(host, peer, texts) {
+        continued(headers, FORWARDED, element);
+    }
     if !headers.contains_key(X_FORWARDED_PROTO) {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(peer.scheme.as_str()));
     }
@@ -160,11 +163,8 @@ fn forwarded(headers: &mut HeaderMap, host: Option<&HeaderValue>, prefix: &str, 
         headers.insert(X_FORWARDED_HOST, host.clone());
     }
     let before = headers.get(X_FORWARDED_PREFIX).and_then(|before| before.to_str().ok());
-    let whole = match before {
-        Some(before) => HeaderValue::try_from(format!("{}{prefix}", before.trim_end_matches('/'))),
-        None => HeaderValue::from_str(prefix),
-    };
-    if let Ok(whole) = whole {
+    let before = before.map_or("", |before| before.trim_end_matches('/'));
+    if let Some(whole) = texts.value(&[before, prefix]) {
         headers.insert(X_FORWARDED_PREFIX, whole);
     }
 }
@@ -180,21 +180,28 @@ fn continued(headers: &mut HeaderMap, name: HeaderName, element: HeaderValue) {
     headers.insert(name, value);
 }
 
-fn forwarded_element(host: Option<&HeaderValue>, peer: &Peer) -> HeaderValue {
-    let proto = peer.scheme.as_str();
+fn forwarded_element(host: Option<&HeaderValue>, peer: &Peer, texts: &mut Texts) -> Option<HeaderValue> {
+    let (node, proto) = (peer.node.as_str(), peer.scheme.as_str());
     // What cannot be a host is left out: it could end the quoted string.
     let plain = |host: &&str| host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b));
-    let host = host.and_then(|host| host.to_str().ok()).filter(plain);
-    let text = match host {
-        Some(host) => format!("for={};host=\"{host}\";proto={proto}", peer.node),
-        None => format!("for={};proto={proto}", peer.node),
-    };
-    HeaderValue::try_from(text).expect("made of checked parts")
+    match host.and_then(|host| host.to_str().ok()).filter(plain) {
+        Some(host) => texts.value(&["for=", node, ";host=\"", host, "\";proto=", proto]),
+        None => texts.value(&["for=", node, ";proto=", proto]),
+    }
 }
 
 /// The request's id: the client's own where it is fit for logs and headers, otherwise a fresh one. As text for
 /// headers, and as what goes down the tunnel: the client's where it is 128 bits in hexadecimal (a UUID or a trace id).
 pub fn request_id(headers: &HeaderMap, random: &mut fastrand::Rng) -> (HeaderValue, RequestId) {
+    request_id_in(headers, random, &mut Texts::with_capacity(32))
+}
+
+/// The same, with the text in a buffer that there is already.
+pub(crate) fn request_id_in(
+    headers: &HeaderMap,
+    random: &mut fastrand::Rng,
+    texts: &mut Texts,
+) -> (HeaderValue, RequestId) {
     const BYTES_MAX: usize = 128;
     let fit = |b: u8| b.is_ascii_alphanumeric() || b"-_.:+/=@".contains(&b);
     if let Some(id) = headers.get(X_REQUEST_ID)
@@ -205,7 +212,7 @@ pub fn request_id(headers: &HeaderMap, random: &mut fastrand::Rng) -> (HeaderVal
         return (id.clone(), RequestId(number));
     }
     let id = RequestId(random.u128(..));
-    (HeaderValue::try_from(id.to_string()).expect("hexadecimal digits"), id)
+    (texts.display(id).expect("hexadecimal digits"), id)
 }
 
 fn number(text: &str) -> Option<u128> {
@@ -214,6 +221,12 @@ fn number(text: &str) -> Option<u128> {
         36 => number(&text.replace('-', "")),
         _ => None,
     }
+}
+
+/// A small number as a header's value.
+pub(crate) fn count(number: usize) -> HeaderValue {
+    const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    DIGITS.get(number).map_or_else(|| HeaderValue::from(number), |digit| HeaderValue::from_static(digit))
 }
 
 /// Whether a service will use its connection again after this answer.
@@ -278,7 +291,14 @@ mod tests {
 
     fn sent(request: http::request::Builder, peer: &Peer) -> HeaderMap {
         let (mut parts, ()) = request.uri("/service/web/x").body(()).expect("a request").into_parts();
-        to_service(&mut parts, Uri::from_static("/x"), "/service/web", peer, Brings::Nothing);
+        to_service(
+            &mut parts,
+            Uri::from_static("/x"),
+            "/service/web",
+            peer,
+            Brings::Nothing,
+            &mut Texts::with_capacity(0),
+        );
         assert_eq!(parts.uri, "/x");
         parts.headers
     }
@@ -340,7 +360,7 @@ mod tests {
         assert_eq!(sent(Request::post("/"), &client())["content-length"], "0");
         assert!(!sent(Request::get("/"), &client()).contains_key("content-length"));
         let (mut parts, ()) = Request::get("/").body(()).expect("a request").into_parts();
-        to_service(&mut parts, Uri::from_static("/"), "", &client(), Brings::Body);
+        to_service(&mut parts, Uri::from_static("/"), "", &client(), Brings::Body, &mut Texts::with_capacity(0));
         assert_eq!(parts.headers["transfer-encoding"], "chunked");
     }
 

@@ -31,6 +31,7 @@ mod pool;
 mod problem;
 mod stats;
 mod target;
+mod texts;
 mod upgrade;
 
 pub use balance::{Candidate, Directory, Load, Loads, Offer};

@@ -4,6 +4,7 @@ use http::uri::PathAndQuery;
 use http::{Method, Uri, Version};
 
 use crate::problem::ForwardError;
+use crate::texts::Texts;
 
 /// Whether a path is for a service: `/service/…`, `/api/service/…`, `/worker/…`. A name that cannot be is an error of
 /// [`Forwarder::forward`](crate::Forwarder::forward), not a reason to look elsewhere.
@@ -31,19 +32,13 @@ pub fn check_form(method: &Method, version: Version, uri: &Uri) -> Result<(), Fo
 }
 
 /// The target that the service sees: the rest of the path and the query, byte for byte.
-pub(crate) fn for_service(rest: &str, query: Option<&str>) -> Result<Uri, ForwardError> {
-    let target: Result<PathAndQuery, _> = match query {
-        Some(query) => {
-            let mut text = String::with_capacity(rest.len() + 1 + query.len());
-            text.push_str(rest);
-            text.push('?');
-            text.push_str(query);
-            text.try_into()
-        }
-        None => rest.try_into(),
+pub(crate) fn for_service(rest: &str, query: Option<&str>, texts: &mut Texts) -> Result<Uri, ForwardError> {
+    let target = match query {
+        Some(query) => texts.concat(&[rest, "?", query]),
+        None => texts.concat(&[rest]),
     };
     // Its parts have been parsed before; only a different `http` could disagree with itself.
-    target.map(Uri::from).map_err(|_| ForwardError::NoPath)
+    PathAndQuery::from_maybe_shared(target).map(Uri::from).map_err(|_| ForwardError::NoPath)
 }
 
 #[cfg(test)]
@@ -70,7 +65,7 @@ mod tests {
             ("/x", Some(""), "/x?"),
             ("/a:b@c", Some("x?y=http://z"), "/a:b@c?x?y=http://z"),
         ] {
-            let uri = for_service(rest, query).expect(whole);
+            let uri = for_service(rest, query, &mut Texts::with_capacity(0)).expect(whole);
             assert_eq!(uri.path_and_query().map(PathAndQuery::as_str), Some(whole));
             assert!(uri.authority().is_none());
         }

@@ -121,8 +121,10 @@ impl FrameHeader {
 
 /// A whole frame with an encoded payload: header and payload in one buffer.
 pub fn message<T: Serialize>(frame_type: FrameType, payload: &T) -> Vec<u8> {
-    let mut out = vec![0; HEADER_BYTES];
-    out.extend_from_slice(&wire::encode(payload));
+    // Most are an OPEN or a RELEASE, written for every request: one allocation each.
+    let mut out = Vec::with_capacity(HEADER_BYTES + 124);
+    out.extend_from_slice(&[0; HEADER_BYTES]);
+    wire::encode_onto(payload, &mut out);
     let header = FrameHeader { frame_type, payload_bytes: out.len() - HEADER_BYTES };
     out[..HEADER_BYTES].copy_from_slice(&header.encode());
     out

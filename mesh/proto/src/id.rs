@@ -83,9 +83,15 @@ impl FromStr for FederationId {
 
 /// The name of a service: 1 to 64 of `a-z A-Z 0-9 - _ .`, beginning with a letter or a digit. So it needs no
 /// escaping in a URL, a file name, a log or a metric label, and `..`, `%2f` and `~…` can never be one.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct ServiceName(std::sync::Arc<str>);
+
+impl Serialize for ServiceName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
 
 impl ServiceName {
     /// The longest name, in bytes.

@@ -49,9 +49,15 @@ fn config() -> impl bincode::config::Config {
 
 /// Encodes a value behind the version byte.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    let mut out = vec![VERSION];
-    encode_into(value, &mut out);
+    let mut out = Vec::new();
+    encode_onto(value, &mut out);
     out
+}
+
+/// Encodes a value behind the version byte, onto the end of a buffer.
+pub fn encode_onto<T: Serialize>(value: &T, out: &mut Vec<u8>) {
+    out.push(VERSION);
+    encode_into(value, out);
 }
 
 struct Sink<'a>(&'a mut Vec<u8>);
