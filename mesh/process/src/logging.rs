@@ -1,5 +1,5 @@
-//! Logs: tracing events to standard error, as text for people or as JSON for machines. `RUST_LOG` filters; `info` when it is
-//! not set or empty. Standard output stays free for what a command is asked to print.
+//! Logs: tracing events to standard error, as text for people or as JSON for machines. `RUST_LOG` filters; when it is not
+//! set or empty, what happens is told at `info`. Standard output stays free for what a command is asked to print.
 
 use std::io::IsTerminal;
 
@@ -33,8 +33,11 @@ pub fn init(format: LogFormat) -> Result<(), Failure> {
     .map_err(|error| Failure::runtime(format!("the log was started already: {error}")))
 }
 
+/// libp2p tells its own story at `info`, in its own words.
+const DEFAULT: &str = "info,libp2p_swarm=warn";
+
 fn filter(rust_log: Option<&str>) -> Result<EnvFilter, Failure> {
-    let directives = rust_log.map(str::trim).filter(|text| !text.is_empty()).unwrap_or("info");
+    let directives = rust_log.map(str::trim).filter(|text| !text.is_empty()).unwrap_or(DEFAULT);
     EnvFilter::try_new(directives).map_err(|error| {
         Failure::usage(format!("RUST_LOG is not a log filter: {error}"))
             .advice("unset it, or write something like RUST_LOG=info,hedgerow_tunnel=debug")
@@ -46,9 +49,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_empty_filter_is_info_and_a_wrong_one_is_said() {
-        assert_eq!(filter(None).unwrap().to_string(), "info");
-        assert_eq!(filter(Some("")).unwrap().to_string(), "info");
+    fn an_empty_filter_is_the_default_and_a_wrong_one_is_said() {
+        let default = filter(Some(DEFAULT)).unwrap().to_string();
+        assert_eq!(filter(None).unwrap().to_string(), default);
+        assert_eq!(filter(Some(" ")).unwrap().to_string(), default);
         assert_eq!(filter(Some("debug")).unwrap().to_string(), "debug");
         assert!(filter(Some("hedgerow=loud")).unwrap_err().to_string().contains("RUST_LOG"));
     }

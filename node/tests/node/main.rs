@@ -8,5 +8,6 @@ mod entries;
 mod entry;
 mod leaving;
 mod process;
+mod registry;
 mod service;
 mod serving;
