@@ -93,7 +93,7 @@ impl Settings {
             return Err(out_of_range("--connections-max", connections_max, "one for each thread, at least"));
         }
         Ok(Self {
-            tunnel_listen: options.tunnel_listen.map_or(listen[0], |address| address.0),
+            tunnel_listen: options.tunnel_listen.map_or_else(|| beside(&listen), |address| address.0),
             listen,
             admin_listen,
             key_file: options.key_file.unwrap_or_else(|| "hedgerow-entry.key".into()),
@@ -114,6 +114,12 @@ impl Settings {
             aliases: options.aliases.unwrap_or_else(default_aliases),
         })
     }
+}
+
+/// Where tunnels come in when nothing is said: at the first address for clients, or at the one that hears everybody there.
+fn beside(listen: &[SocketAddr]) -> SocketAddr {
+    let everybody = SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), listen[0].port());
+    if listen.contains(&everybody) { everybody } else { listen[0] }
 }
 
 fn out_of_range(flag: &str, value: impl std::fmt::Display, range: &str) -> Failure {
@@ -203,6 +209,38 @@ mod tests {
         assert!(settings.tls.is_none() && settings.threads >= 1);
         assert_eq!(settings.cors.allow_origin, AllowOrigin::Any);
         assert_eq!(settings.aliases.get("llm").map(ServiceName::as_str), Some("llm-inference"));
+    }
+
+    #[test]
+    fn tunnels_come_in_beside_the_clients() {
+        let at = |listen| settings(&["--plain-http", "--listen", listen]).unwrap().tunnel_listen.to_string();
+        assert_eq!(at("192.0.2.1:443,192.0.2.2:80"), "192.0.2.1:443");
+        assert_eq!(at("0.0.0.0:443,[::]:443"), "[::]:443", "which hears IPv4 too");
+    }
+
+    /// With every setting that is commented out put in force: these lines begin with `#` and no space.
+    fn uncommented(text: &str) -> String {
+        let line = |line: &str| match line.strip_prefix('#') {
+            Some(setting) if setting.starts_with(|c: char| c.is_ascii_alphabetic()) => setting.to_owned(),
+            _ => line.to_owned(),
+        };
+        text.lines().map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_example_and_the_unit_say_what_this_code_understands() {
+        let example = include_str!("../../deploy/config/entry.example.toml");
+        let check = |text: &str| Settings::check(config::parse(text, "entry.example.toml".as_ref()).unwrap()).unwrap();
+        assert!(check(example).tls.is_some());
+        let all = check(&uncommented(example));
+        assert!(all.federation_key.is_some() && all.log_format == LogFormat::Json, "the optional lines were found");
+        let unit = include_str!("../../deploy/systemd/hedgerow-entry.service");
+        let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+        let cli = Cli::try_parse_from(start.split_whitespace()).unwrap();
+        assert_eq!(cli.config, Some("/etc/hedgerow/entry.toml".into()));
+        let state = all.key_file.parent().unwrap().to_owned();
+        let of_unit = unit.lines().find_map(|line| line.strip_prefix("StateDirectory=")).unwrap();
+        assert_eq!(state, std::path::Path::new("/var/lib").join(of_unit), "the key is where the unit may write");
     }
 
     #[test]

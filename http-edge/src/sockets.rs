@@ -49,7 +49,8 @@ pub(crate) fn bind(settings: &Settings) -> Result<(Bound, Vec<ShardSockets>), Fa
         let mut http = Vec::new();
         for place in 0..settings.listen.len() {
             let address = if first { settings.listen[place] } else { bound.http[place] };
-            let listener = tcp(address, sharing).map_err(|error| cannot("--listen", address, "TCP", &error))?;
+            let family = Family::of(address, &settings.listen);
+            let listener = tcp(address, family, sharing).map_err(|error| cannot("--listen", address, "TCP", &error))?;
             if first {
                 bound.http.push(local(listener.local_addr())?);
             }
@@ -62,8 +63,8 @@ pub(crate) fn bind(settings: &Settings) -> Result<(Bound, Vec<ShardSockets>), Fa
             bound.tunnel = local(tunnel.local_addr())?;
             warn_of_small_buffers(granted);
             if let Some(address) = settings.admin_listen {
-                let listener =
-                    tcp(address, Sharing::Alone).map_err(|error| cannot("--admin-listen", address, "TCP", &error))?;
+                let listener = tcp(address, Family::Both, Sharing::Alone)
+                    .map_err(|error| cannot("--admin-listen", address, "TCP", &error))?;
                 bound.admin = Some(local(listener.local_addr())?);
                 admin = Some(listener);
             }
@@ -73,11 +74,26 @@ pub(crate) fn bind(settings: &Settings) -> Result<(Bound, Vec<ShardSockets>), Fa
     Ok((bound, shards))
 }
 
-fn tcp(address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
+/// Who is heard at an IPv6 wildcard address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    /// Everybody, as with the tunnels.
+    Both,
+    /// IPv6 alone, since IPv4 has an address of its own on the port.
+    Own,
+}
+
+impl Family {
+    fn of(address: SocketAddr, all: &[SocketAddr]) -> Self {
+        let shared = all.iter().any(|other| other.is_ipv4() && other.port() == address.port() && other.port() != 0);
+        if shared { Self::Own } else { Self::Both }
+    }
+}
+
+fn tcp(address: SocketAddr, family: Family, sharing: Sharing) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
-        // As the tunnels do: `[::]` is everybody.
-        socket.set_only_v6(false)?;
+        socket.set_only_v6(family == Family::Own)?;
     }
     // An entry that was just stopped leaves connections in TIME_WAIT; they are no reason to wait. A listener is.
     socket.set_reuse_address(true)?;
@@ -138,12 +154,21 @@ mod tests {
 
     #[test]
     fn threads_share_a_port_and_other_processes_do_not() {
-        let first = tcp(ANYWHERE, Sharing::First).unwrap();
+        let first = tcp(ANYWHERE, Family::Both, Sharing::First).unwrap();
         let address = first.local_addr().unwrap();
-        let _second = tcp(address, Sharing::Further).unwrap();
+        let _second = tcp(address, Family::Both, Sharing::Further).unwrap();
         // What another entry would do first.
-        assert_eq!(tcp(address, Sharing::First).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        assert_eq!(tcp(address, Sharing::Alone).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(tcp(address, Family::Both, Sharing::First).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(tcp(address, Family::Both, Sharing::Alone).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn both_wildcards_may_stand_side_by_side() {
+        let four = tcp(([0, 0, 0, 0], 0).into(), Family::Both, Sharing::First).unwrap().local_addr().unwrap();
+        let taken = tcp(four, Family::Both, Sharing::Further).unwrap();
+        let six = SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), taken.local_addr().unwrap().port());
+        assert!(tcp(six, Family::of(six, &[four, six]), Sharing::First).is_ok());
+        assert_eq!(Family::of(six, &[six]), Family::Both);
     }
 
     #[test]

@@ -113,3 +113,24 @@ async fn a_client_that_hangs_up_cancels_its_request_at_the_service() {
     drop(stream);
     in_time("the service sees it", service.cancelled.notified()).await;
 }
+
+#[tokio::test]
+async fn many_nodes_that_come_at_once_all_get_in() {
+    // More than may shake hands before the entry asks them to prove their addresses first.
+    const NODES: u8 = 200;
+    let entry = Entry::start(&[]).await;
+    let service = Service::start().await;
+    let mut nodes: Vec<_> =
+        (0..NODES).map(|seed| Node::start(&entry, service.address, Says::worker(seed, &["web"]))).collect();
+    for node in &mut nodes {
+        node.until("every tunnel is up", |state| matches!(state, TunnelState::Up(_))).await;
+    }
+    until("all are routed to", async || {
+        let registry = entry.get("/mesh/registry").await.json();
+        (registry["services"]["web"]["routable"] == NODES).then_some(())
+    })
+    .await;
+    for _ in 0..50 {
+        assert_eq!(entry.get("/service/web/").await.status, 200);
+    }
+}
