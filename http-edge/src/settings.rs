@@ -302,4 +302,24 @@ mod tests {
         let error = config::parse::<Options>("tunel-listen = \"127.0.0.1:3\"\n", "entry.toml".as_ref()).unwrap_err();
         assert!(error.to_string().contains("did you mean `tunnel-listen`?"), "{error}");
     }
+
+    #[test]
+    fn what_stands_in_deploy_is_read_by_the_code_that_reads_it_in_earnest() {
+        const EXAMPLE: &str = include_str!("../../deploy/config/entry.example.toml");
+        const UNIT: &str = include_str!("../../deploy/systemd/hedgerow-entry.service");
+        // Lines that begin with `#` and no space are settings that are left at their defaults.
+        let setting = |line: &str| match line.strip_prefix('#') {
+            Some(setting) if setting.starts_with(|c: char| c.is_ascii_alphabetic()) => setting.to_owned(),
+            _ => line.to_owned(),
+        };
+        let all = EXAMPLE.lines().map(setting).collect::<Vec<_>>().join("\n");
+        assert_ne!(all, EXAMPLE.trim_end(), "there are such lines");
+        for text in [EXAMPLE, &all] {
+            let options: Options = config::parse(text, std::path::Path::new("entry.example.toml")).unwrap();
+            assert!(Settings::check(options).unwrap().tls.is_some());
+        }
+        let start = UNIT.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+        let cli = <Cli as clap::Parser>::try_parse_from(start.split_whitespace()).unwrap();
+        assert_eq!(cli.config.as_deref(), Some(std::path::Path::new("/etc/hedgerow/entry.toml")));
+    }
 }
