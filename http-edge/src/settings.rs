@@ -319,7 +319,7 @@ mod tests {
             assert!(Settings::check(options).unwrap().tls.is_some());
         }
         let start = UNIT.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
-        let cli = <Cli as clap::Parser>::try_parse_from(start.split_whitespace()).unwrap();
+        let cli = <Cli as Parser>::try_parse_from(start.split_whitespace()).unwrap();
         assert_eq!(cli.config.as_deref(), Some(std::path::Path::new("/etc/hedgerow/entry.toml")));
     }
 }
