@@ -1,6 +1,7 @@
 //! The node's side of a tunnel: dials an entry, joins, serves its streams, notices when nothing passes, and dials again.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -198,7 +199,6 @@ async fn session(
     let greeted = greet(Arc::new(link), &target).await?;
     let hello = greeted.hello.clone();
     let joined = join(config, greeted, 0).await?;
-    info!(entry = %target.entry.short(), rtt = ?joined.link.rtt(), "the tunnel is up");
     let up = Up {
         remote: joined.link.remote(),
         observed: joined.welcome.observed.clone(),
@@ -206,21 +206,27 @@ async fn session(
         rtt: joined.link.rtt(),
         connections: 1,
     };
-    status.send_modify(|status| {
-        status.failures = 0;
-        status.state = TunnelState::Up(up);
-    });
     let activity = Arc::new(Activity::default());
-    let note = |change: &dyn Fn(&mut Up)| {
-        status.send_modify(|status| {
-            if let TunnelState::Up(up) = &mut status.state {
-                change(up);
+    let connections = AtomicU16::new(1);
+    // Up with the first pong, not with Welcome: the entry answers pings once it has put the node into its table, and
+    // whoever waits for "up" sends a request next.
+    let pong = |rtt| {
+        status.send_modify(|status| match &mut status.state {
+            TunnelState::Up(up) => up.rtt = rtt,
+            state => {
+                info!(entry = %target.entry.short(), ?rtt, "the tunnel is up");
+                *state = TunnelState::Up(Up { rtt, connections: connections.load(Ordering::Relaxed), ..up.clone() });
+                status.failures = 0;
             }
         });
     };
-    let first = run(config, joined, &activity, |rtt| note(&|up| up.rtt = rtt));
-    let more = lanes::keep(config, &target, address, &hello, &activity, |connections| {
-        note(&|up| up.connections = connections);
+    let first = run(config, joined, &activity, pong);
+    let more = lanes::keep(config, &target, address, &hello, &activity, |count| {
+        connections.store(count, Ordering::Relaxed);
+        status.send_if_modified(|status| match &mut status.state {
+            TunnelState::Up(up) => std::mem::replace(&mut up.connections, count) != count,
+            _ => false,
+        });
     });
     // The further connections fall with the first: it is the one that notices a restart.
     let end = tokio::select! {
