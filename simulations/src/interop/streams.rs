@@ -18,7 +18,7 @@ use crate::service::Kind;
 use crate::terminal::human;
 
 /// "At once", on a machine that is busy with other things.
-const AT_ONCE: Duration = Duration::from_secs(1);
+const AT_ONCE: Duration = Duration::from_secs(2);
 /// By how much a slow reader may make a process grow.
 const GROWTH_BYTES_MAX: u64 = 8 << 20;
 
