@@ -85,11 +85,13 @@ pub struct Membership {
 
 impl Membership {
     /// Joins: opens the replica, puts the libp2p host up if one is asked for, and says what the node is.
-    pub fn join(federation: FederationId, member: &Member<'_>) -> Result<Self, String> {
+    pub fn join(federation: FederationId, member: &Member<'_>) -> Result<Self, Failure> {
         let host = match &member.profile.mesh_listen {
-            Some(address) => {
-                Host::spawn(member.identity.key(), federation, address).map_err(|error| error.to_string())?
-            }
+            Some(address) => Host::spawn(member.identity.key(), federation, address).map_err(|error| {
+                Failure::runtime(&error)
+                    .means("other coordinators could not dial this node there, so it stops")
+                    .advice("give --mesh-listen another port (0 takes any that is free), or leave it out")
+            })?,
             None => watch::Sender::new(HostStatus::default()).subscribe(),
         };
         let replica = Replica::open(ReplicaConfig {
@@ -99,8 +101,8 @@ impl Membership {
             incarnation: member.identity.incarnation,
             clock: Arc::new(SystemClock),
         })
-        .map_err(|error| error.to_string())?;
-        let record = publish(&replica, member, host.clone()).map_err(|error| error.to_string())?;
+        .map_err(|error| cannot_go_on(&error))?;
+        let record = publish(&replica, member, host.clone()).map_err(|error| cannot_go_on(&error))?;
         let services = Arc::new(Offered {
             services: member.services.clone(),
             replica: member.profile.roles.coordinates().then(|| replica.clone()),

@@ -111,13 +111,19 @@ impl Node {
         self.services.iter().map(|service| service.in_use()).sum()
     }
 
-    /// What the tunnels of one federation share; the node joins it if it has not.
+    /// What the tunnels of one federation share; the node joins it if it has not. What stops it from joining is of its own
+    /// making (its disk, its ports), so the node stops.
     pub fn dial_config(&self, federation: FederationId) -> Result<DialConfig, String> {
         let mut memberships = self.memberships.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(membership) = memberships.get(&federation) {
             return Ok(membership.dial_config());
         }
-        let membership = Membership::join(federation, &self.member())?;
+        let membership = Membership::join(federation, &self.member()).map_err(|failure| {
+            let words = failure.to_string();
+            // One reason to stop is enough, if another one is on its way already.
+            let _ = self.failures.try_send(failure);
+            words
+        })?;
         let config = membership.dial_config();
         memberships.insert(federation, membership);
         Ok(config)

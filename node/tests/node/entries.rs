@@ -127,6 +127,16 @@ async fn an_https_entry_is_joined_when_its_certificate_is_good_for_its_name() {
 }
 
 #[tokio::test]
+async fn a_libp2p_port_in_use_stops_the_node_with_a_clear_word() {
+    let home = Home::new();
+    let entry = Entry::start(1).await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("/ip4/127.0.0.1/tcp/{}", taken.local_addr().unwrap().port());
+    let said = home.fails(1, &["join", &entry.url(), "--mesh-listen", &address]).await;
+    assert!(said.contains("error: cannot listen on") && said.contains("another port"), "{said}");
+}
+
+#[tokio::test]
 async fn a_restarted_node_speaks_in_a_higher_epoch_under_the_same_key() {
     let home = Home::new();
     let mut entry = Entry::start(1).await;
