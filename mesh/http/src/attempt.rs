@@ -2,6 +2,7 @@
 //! there is none.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hedgerow_proto::frame::{Preface, Refusal, ServiceConnection, StreamKind};
@@ -39,7 +40,9 @@ enum Phase {
     Patience,
     /// Until it is given up.
     Accept,
-    /// It has accepted: until the service is given up.
+    /// It has accepted: until the client has sent all, or for too long nothing behind so many bytes.
+    Upload { behind: Option<u64> },
+    /// The service has all of it: until it is given up.
     Answer,
 }
 
@@ -171,10 +174,11 @@ impl<D: Directory> Inner<D> {
                 () = &mut timer => {
                     let accepted = exchange.verdict_now() == Some(Verdict::Accepted);
                     let next = match phase {
-                        _ if accepted && phase != Phase::Answer => {
-                            phase = Phase::Answer;
+                        _ if accepted && matches!(phase, Phase::Patience | Phase::Accept) => {
                             watching = job.attempts.repeat() == Repeat::Idempotent;
-                            self.config.answer_timeout
+                            phase = Phase::Upload { behind: job.upload.waits_behind() };
+                            // Looks again at once whether there is anything to wait for.
+                            if job.upload.is_sent() { Duration::ZERO } else { self.config.body_idle_timeout }
                         }
                         Phase::Patience => {
                             candidate.tunnel.suspect();
@@ -185,8 +189,20 @@ impl<D: Directory> Inner<D> {
                             self.config.accept_timeout
                         }
                         Phase::Accept => return Err(Miss::Node(Failure::Unaccepted)),
-                        // As long as the client sends, the service need not answer.
-                        Phase::Answer if !job.upload.is_sent() => self.config.answer_timeout,
+                        Phase::Upload { .. } if job.upload.is_sent() => {
+                            phase = Phase::Answer;
+                            self.config.answer_timeout
+                        }
+                        // As long as the client sends, or the service does not take what it sends, there is no hurry.
+                        Phase::Upload { behind } => {
+                            let waited = self.config.body_idle_timeout;
+                            let now_behind = job.upload.waits_behind();
+                            if now_behind.is_some() && now_behind == behind {
+                                return Err(Miss::Client(ForwardError::BodyStalled { waited }));
+                            }
+                            phase = Phase::Upload { behind: now_behind };
+                            waited
+                        }
                         Phase::Answer => return Err(Miss::Node(Failure::TimedOut)),
                     };
                     timer.as_mut().reset(Instant::now() + next);

@@ -118,6 +118,8 @@ struct Kept {
     kept_bytes: usize,
     whole: bool,
     read_bytes: u64,
+    /// The last that was asked of the client has not come yet.
+    waits: bool,
     trailers: Option<HeaderMap>,
     ended: bool,
     accepted: bool,
@@ -161,6 +163,7 @@ impl Upload {
             kept_bytes: 0,
             whole: true,
             read_bytes: 0,
+            waits: false,
             trailers: None,
             ended: false,
             accepted: false,
@@ -205,6 +208,12 @@ impl Upload {
         self.0.as_ref().is_none_or(|kept| kept.borrow().ended)
     }
 
+    /// How much the client has sent, while more is waited for.
+    pub(crate) fn waits_behind(&self) -> Option<u64> {
+        let kept = self.0.as_ref()?.borrow();
+        (kept.waits && !kept.ended).then_some(kept.read_bytes)
+    }
+
     /// Why the client's side of it failed, if it did.
     pub(crate) fn failure(&self) -> Option<BodyError> {
         self.0.as_ref().and_then(|kept| kept.borrow().failure.as_ref().map(Failed::error))
@@ -245,7 +254,9 @@ impl Kept {
             self.waker = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        let frame = match ready!(self.source.poll_frame(cx)) {
+        let polled = self.source.poll_frame(cx);
+        self.waits = polled.is_pending();
+        let frame = match ready!(polled) {
             Some(Ok(frame)) => frame,
             Some(Err(why)) => return self.fail(Failed::Client(why)),
             None => {

@@ -30,6 +30,9 @@ pub struct ForwardConfig {
     /// The longest request body in bytes; longer ones are answered 413. `None`: no limit, since nothing here
     /// buffers them.
     pub body_bytes_max: Option<u64>,
+    /// How long a client may send nothing of a body that it has announced, while a service waits for it: it holds one of
+    /// the service's slots.
+    pub body_idle_timeout: Duration,
     /// How long a request may wait while all nodes are full. A model that answers one at a time in under a second
     /// so serves a few callers at once without one seeing an error.
     pub queue_timeout: Duration,
@@ -59,6 +62,7 @@ impl Default for ForwardConfig {
             replay_bytes_max: 1024 * 1024,
             held_answer_bytes_max: 64 * 1024,
             body_bytes_max: None,
+            body_idle_timeout: Duration::from_secs(60),
             queue_timeout: Duration::from_secs(2),
             queued_max: 1024,
             queue_backoff_max: Duration::from_millis(100),

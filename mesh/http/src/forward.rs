@@ -215,7 +215,8 @@ impl<D: Directory> Inner<D> {
             | ForwardError::Trace
             | ForwardError::ExtendedConnect
             | ForwardError::BodyTooLarge { .. }
-            | ForwardError::BodyBroke(_) => &stats.bad_requests,
+            | ForwardError::BodyBroke(_)
+            | ForwardError::BodyStalled { .. } => &stats.bad_requests,
         });
     }
 

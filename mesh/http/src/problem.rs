@@ -42,6 +42,12 @@ pub enum ForwardError {
     /// Client: the body broke off.
     #[error("the request's body broke off or was malformed: {0}")]
     BodyBroke(String),
+    /// Client: nothing more of the body came.
+    #[error("the request's body stopped coming for {waited:?}, and was not waited for any longer")]
+    BodyStalled {
+        /// How long was waited.
+        waited: Duration,
+    },
     /// Nobody can be asked.
     #[error("nobody offers the service {service:?} now: {known}")]
     Nobody {
@@ -208,6 +214,7 @@ impl ForwardError {
             Self::ExtendedConnect => new(StatusCode::NOT_IMPLEMENTED, "extended-connect", "No upgrades over HTTP/2"),
             Self::BodyTooLarge { .. } => new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "Body too large"),
             Self::BodyBroke(_) => new(StatusCode::BAD_REQUEST, "body-broke", "The request's body broke off"),
+            Self::BodyStalled { .. } => new(StatusCode::REQUEST_TIMEOUT, "body-stalled", "The body stopped coming"),
             Self::Nobody { .. } => new(StatusCode::SERVICE_UNAVAILABLE, "no-worker", "Nobody offers the service")
                 .tried(&[], Outcome::NotRun)
                 .retry_after(Duration::from_secs(5)),
@@ -276,6 +283,7 @@ mod tests {
             ForwardError::ExtendedConnect,
             ForwardError::BodyTooLarge { max_bytes: 1 },
             ForwardError::BodyBroke("x".into()),
+            ForwardError::BodyStalled { waited: Duration::ZERO },
             ForwardError::Nobody { service: service(), known: "x".into() },
             ForwardError::AllFull { service: service(), waited: Duration::ZERO, attempts: vec![] },
             ForwardError::Failed { service: service(), attempts: vec![], outcome: Outcome::NotRun },

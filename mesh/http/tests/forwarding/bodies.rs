@@ -102,6 +102,26 @@ fn a_body_over_the_limit_is_413() {
 }
 
 #[test]
+fn a_client_that_stops_sending_does_not_hold_a_slot_for_ever() {
+    on_a_shard(async {
+        let node = Node::with(1, 1, sum).await;
+        let config = ForwardConfig { body_idle_timeout: std::time::Duration::from_millis(30), ..config() };
+        let front = Front::with(config, &[&node]);
+        let (send, chunks) = mpsc::unbounded_channel::<Bytes>();
+        let chunks = futures_util::stream::unfold(chunks, |mut chunks| async move {
+            chunks.recv().await.map(|chunk| (Ok(Frame::data(chunk)), chunks))
+        });
+        let body = BodyExt::boxed_unsync(StreamBody::new(Box::pin(chunks)));
+        let request = Request::post("/service/web").header("host", "x").body(body).unwrap();
+        send.send(Bytes::from_static(b"begun")).unwrap();
+        let answer = front.send(request).await;
+        assert_eq!(answer.status(), 408);
+        until("the slot", || node.services.taken.load(Ordering::SeqCst) == 0).await;
+        drop(send);
+    });
+}
+
+#[test]
 fn a_client_that_hangs_up_cancels_the_work_at_once() {
     over_both(async |over| {
         let (ended, mut ends) = mpsc::unbounded_channel();

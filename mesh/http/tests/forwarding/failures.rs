@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use hedgerow_http::ForwardConfig;
 use hedgerow_proto::frame::Refusal;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::world::{AnyBody, Front, Node, Opened, in_time, on_a_shard, over_both, text, until};
+use crate::world::{AnyBody, Front, Node, Opened, config, in_time, on_a_shard, over_both, text, until};
 
 async fn hello(_: Request<Incoming>) -> Response<AnyBody> {
     Response::new(text("hello"))
@@ -148,6 +149,20 @@ fn a_kept_connection_that_has_closed_is_replaced_by_a_fresh_one_on_the_same_node
         assert_eq!((answer.status().as_u16(), &answer.headers()["x-hedgerow-attempts"]), (200, &"2".parse().unwrap()));
         assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "fresh");
         assert_eq!(front.stats.snapshot().stale_resends, 1);
+    });
+}
+
+#[test]
+fn a_service_that_takes_too_long_is_given_up_and_its_work_cancelled() {
+    on_a_shard(async {
+        let node = Node::with(1, 8, |_| std::future::pending()).await;
+        let config = ForwardConfig { answer_timeout: Duration::from_millis(30), ..config() };
+        let front = Front::with(config, &[&node]);
+        for answer in [front.get("/service/web").await, front.post("/service/web", "x").await] {
+            assert_eq!(answer.status(), 504);
+            assert_eq!(problem(answer).await["outcome"].as_str(), Some("unknown"));
+        }
+        until("the slots", || node.services.taken.load(Ordering::SeqCst) == 0).await;
     });
 }
 
