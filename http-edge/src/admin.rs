@@ -44,7 +44,7 @@ pub(crate) fn answer(shard: &Rc<Shard>, request: &Request<Incoming>) -> Response
 
 fn state(shard: &Shard, status: &'static str) -> State {
     let snapshot = shard.common.federation.snapshot();
-    State { status, coordinators: snapshot.coordinators.len(), workers: snapshot.workers }
+    State { status, coordinators: snapshot.coordinators_up, workers: snapshot.workers_up }
 }
 
 fn ready(shard: &Shard) -> Response<ResponseBody> {

@@ -18,14 +18,16 @@ use hedgerow_proto::limits::Limits;
 use hedgerow_proto::record::{NodeRecord, Record, Signed};
 use hedgerow_proto::registry::{Registry, Source};
 use hedgerow_proto::route::{ServicePolicy, Target};
-use hedgerow_tunnel::{Admission, EntryIdentity, Tunnel, TunnelEvent};
+use hedgerow_proto::sync::{Session, SyncError};
+use hedgerow_tunnel::sync::SyncReplica;
+use hedgerow_tunnel::{Admission, EntryIdentity, Liveness, Tunnel, TunnelEvent};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
 
 use crate::cidr::Cidr;
 use crate::clock;
-use crate::members::{Arrival, Lane, MemberLimits, Members};
+use crate::members::{Arrival, Lane, Member, MemberLimits, Members};
 use crate::snapshot::{Aliases, Snapshot};
 
 /// The lanes that a node opens, and as many again while it changes them.
@@ -49,6 +51,7 @@ pub(crate) struct Federation {
     loads: Loads,
     snapshot: ArcSwap<Snapshot>,
     changed: Notify,
+    coordinator_came: Notify,
 }
 
 /// What changes.
@@ -101,6 +104,7 @@ impl Federation {
             loads: Loads::default(),
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             changed: Notify::new(),
+            coordinator_came: Notify::new(),
         }
     }
 
@@ -139,6 +143,7 @@ impl Federation {
         let Some(body) = record.node().cloned() else {
             return Err(reject(RejectReason::Record, "the node sent another kind of record than its own"));
         };
+        let coordinates = body.roles.coordinates();
         let lane = Lane { id: tunnel.id(), shard, connection: tunnel.clone() };
         let now = clock::now();
         let replaced = {
@@ -162,6 +167,9 @@ impl Federation {
             info!(node = %node.short(), shard, rtt = ?tunnel.rtt(), "a node has joined");
             if let Some(message) = self.coordinators_message() {
                 tunnel.send(message);
+            }
+            if coordinates {
+                self.coordinator_came.notify_one();
             }
         }
         Ok(Place { tunnel, address })
@@ -271,6 +279,22 @@ impl Federation {
         });
     }
 
+    /// A connection to each coordinator here that takes requests.
+    pub(crate) fn live_coordinators(&self) -> Vec<Tunnel> {
+        let state = self.state();
+        let here = state.members.iter().filter(|(_, member)| member.record.roles.coordinates() && !member.leaving);
+        let live = |member: &Member<Tunnel>| {
+            let mut lanes = member.lanes().map(|lane| &lane.connection);
+            lanes.find(|tunnel| tunnel.liveness() == Liveness::Live).cloned()
+        };
+        here.filter_map(|(_, member)| live(member)).collect()
+    }
+
+    /// Ready when a coordinator has come since it was asked last.
+    pub(crate) async fn coordinator_came(&self) {
+        self.coordinator_came.notified().await;
+    }
+
     /// Says to every node that this entry is about to stop.
     pub(crate) fn say_going(&self) {
         self.each_first_lane(|_, tunnel| tunnel.send(Control::Going));
@@ -282,6 +306,24 @@ impl Federation {
                 act(&member.record, &lane.connection);
             }
         }
+    }
+}
+
+impl SyncReplica for Federation {
+    fn transmit(&self, session: &mut Session) -> Option<Vec<u8>> {
+        session.poll_transmit(clock::now(), &self.state().registry)
+    }
+
+    fn receive(&self, session: &mut Session, message: &[u8]) -> Result<(), SyncError> {
+        let received = session.handle(clock::now(), &mut self.state().registry, message)?;
+        if received.refused > 0 {
+            debug!(refused = received.refused, "records of a coordinator were refused");
+        }
+        if !received.news.is_empty() {
+            // In its own time: a registry that is caught up with comes in many messages.
+            self.changed.notify_one();
+        }
+        Ok(())
     }
 }
 

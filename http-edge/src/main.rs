@@ -26,6 +26,7 @@ mod settings;
 mod shard;
 mod snapshot;
 mod sockets;
+mod sync;
 mod tls;
 mod tunnels;
 mod values;

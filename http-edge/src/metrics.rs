@@ -151,7 +151,7 @@ impl Collector for Metrics {
         page.counter("tls_failed", "TLS handshakes with clients that failed", counters.tls_failed.get())?;
         let bytes = [("received", counters.bytes_received.get()), ("sent", counters.bytes_sent.get())];
         page.counters("client_bytes", "Bytes of clients' connections on the wire", "direction", bytes)?;
-        let nodes = [("coordinator", snapshot.coordinators.len() as u64), ("worker", snapshot.workers as u64)];
+        let nodes = [("coordinator", snapshot.coordinators_up as u64), ("worker", snapshot.workers_up as u64)];
         page.gauges("nodes", "Nodes that have a tunnel here; one may be both", "role", nodes)?;
         page.gauge("tunnels", "Nodes' connections that are open", snapshot.lanes as u64)?;
         let tunnels = [

@@ -83,7 +83,7 @@ fn own(shard: &Shard, client: &Client, request: &Request<Incoming>) -> Answer {
             json(&views::bootstrap(&common.federation, public, port, random))
         },
         "/mesh/registry" => |shard, _, _| registry(shard),
-        _ => return Err(not_found(path, common.federation.snapshot().up() == 0).into()),
+        _ => return Err(not_found(path, common.federation.snapshot().up == 0).into()),
     };
     reading(request.method(), || answer(shard, client, request.headers()))
 }

@@ -24,6 +24,7 @@ use crate::metrics::{Counters, Metrics};
 use crate::settings::Settings;
 use crate::shard::{self, Common, Line};
 use crate::sockets::{self, Bound, ShardSockets};
+use crate::sync;
 use crate::tls::Certificates;
 
 /// How long the threads may take to end once everything is closed: what is left then is cut off.
@@ -178,7 +179,9 @@ async fn upkeep(common: &Common) -> Infallible {
             }
         }
     };
-    let (never, _) = tokio::join!(certificates, common.federation.keep_current());
+    let federation = &common.federation;
+    let synchronised = sync::keep(federation, common.identity.incarnation);
+    let (never, ..) = tokio::join!(certificates, federation.keep_current(), synchronised);
     never
 }
 

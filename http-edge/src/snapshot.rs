@@ -24,8 +24,12 @@ pub(crate) struct Snapshot {
     pub(crate) nodes: Vec<NodeView>,
     /// The coordinators that are there, in order of id.
     pub(crate) coordinators: Vec<CoordinatorView>,
-    /// How many of those with a tunnel here offer services.
-    pub(crate) workers: usize,
+    /// How many nodes have a tunnel here, the leaving ones left out.
+    pub(crate) up: usize,
+    /// How many of those hold the registry.
+    pub(crate) coordinators_up: usize,
+    /// How many of those offer services.
+    pub(crate) workers_up: usize,
     /// Connections of tunnels, all nodes together.
     pub(crate) lanes: usize,
     /// `/mesh/registry`, written once it is asked for.
@@ -136,11 +140,14 @@ impl Snapshot {
         let mut routes: Vec<Building> = (0..shards).map(|_| Building::default()).collect();
         for (id, member) in members.iter() {
             snapshot.lanes += member.lanes().len();
-            snapshot.workers += usize::from(member.record.roles.works() && !member.leaving);
             let state = if member.leaving { NodeState::Leaving } else { NodeState::Up };
+            let (up, roles) = (state == NodeState::Up, member.record.roles);
+            snapshot.up += usize::from(up);
+            snapshot.coordinators_up += usize::from(up && roles.coordinates());
+            snapshot.workers_up += usize::from(up && roles.works());
             snapshot.see(*id, &member.record, state);
-            let up = |offer: &&ServiceOffer| offer.health == ServiceHealth::Up && state == NodeState::Up;
-            for offer in member.record.services.iter().filter(up) {
+            let can_be_asked = |offer: &&ServiceOffer| up && offer.health == ServiceHealth::Up;
+            for offer in member.record.services.iter().filter(can_be_asked) {
                 let may_answer = policy.may_answer(id, &offer.name);
                 if let Some(standing) = snapshot.services.get_mut(&offer.name) {
                     standing.not_allowed += usize::from(!may_answer);
@@ -194,11 +201,6 @@ impl Snapshot {
             Target::Worker { worker, .. } => routes.nodes.get(&worker.parse().ok()?)?.get_key_value(name),
         };
         found.map(|(service, candidates)| Offer { service: service.clone(), candidates: candidates.clone() })
-    }
-
-    /// Nodes with a tunnel here.
-    pub(crate) fn up(&self) -> usize {
-        self.nodes.iter().filter(|view| view.state == NodeState::Up).count()
     }
 
     /// The services that are known, each with how many nodes offer it and how many of those can be asked here.

@@ -31,7 +31,7 @@ pub(crate) struct Health {
 pub(crate) fn health(snapshot: &Snapshot) -> Health {
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let services = snapshot.services().filter(|(_, _, up)| *up > 0).count();
-    let message = match snapshot.up() {
+    let message = match snapshot.up {
         0 => "no node has a tunnel to this entry".into(),
         nodes => format!("{} with {}", count(nodes, "node"), count(services, "service")),
     };

@@ -1,14 +1,19 @@
 //! A node in the test's own process: the dialling side of the tunnel, in front of a service of the test's.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
-use hedgerow_proto::frame::{Preface, Refusal};
+use hedgerow_proto::clock::Time;
+use hedgerow_proto::frame::{Preface, Refusal, StreamKind};
 use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
 use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::record::{Body, NodeRecord, Roles, ServiceHealth, ServiceOffer, Signed, Version};
+use hedgerow_proto::registry::Registry;
+use hedgerow_proto::sync::{Session, SyncError};
 use hedgerow_tunnel::link::BoxFuture;
+use hedgerow_tunnel::serve::OtherStream;
+use hedgerow_tunnel::sync::{SyncReplica, synchronise};
 use hedgerow_tunnel::{
     BoxIo, DialConfig, Directory, DrainState, OpenService, Services, Slot, Target, TunnelState, TunnelStatus, maintain,
 };
@@ -87,7 +92,24 @@ async fn serve(mut stream: TcpStream, release: Arc<Notify>, holding: Arc<Notify>
     }
 }
 
-struct OneService(SocketAddr);
+struct OneService {
+    address: SocketAddr,
+    registry: Option<Replica>,
+}
+
+/// What a coordinator knows.
+#[derive(Clone)]
+pub(crate) struct Replica(pub(crate) Arc<Mutex<Registry>>);
+
+impl SyncReplica for Replica {
+    fn transmit(&self, session: &mut Session) -> Option<Vec<u8>> {
+        session.poll_transmit(Time::ORIGIN, &self.0.lock().unwrap())
+    }
+
+    fn receive(&self, session: &mut Session, message: &[u8]) -> Result<(), SyncError> {
+        session.handle(Time::ORIGIN, &mut self.0.lock().unwrap(), message).map(drop)
+    }
+}
 
 struct Free;
 
@@ -98,9 +120,20 @@ impl Slot for Free {
 impl Services for OneService {
     fn open<'a>(&'a self, _preface: &'a Preface) -> BoxFuture<'a, Result<OpenService, Refusal>> {
         Box::pin(async move {
-            let io = TcpStream::connect(self.0).await.map_err(|_| Refusal::ServiceDown)?;
+            let io = TcpStream::connect(self.address).await.map_err(|_| Refusal::ServiceDown)?;
             Ok(OpenService { io: Box::new(io), reused: false, slot: Box::new(Free) })
         })
+    }
+
+    fn other(&self, preface: &Preface) -> Option<OtherStream> {
+        let replica = self.registry.clone().filter(|_| preface.kind == StreamKind::Sync)?;
+        Some(Box::new(move |mut stream| {
+            Box::pin(async move {
+                // The entry has what it wanted, or the test will say what is missing.
+                let _ = synchronise(&mut stream, Session::respond(), &replica).await;
+                let _ = stream.shutdown().await;
+            })
+        }))
     }
 }
 
@@ -120,12 +153,14 @@ pub(crate) struct Says {
     pub(crate) roles: Roles,
     pub(crate) services: Vec<(&'static str, ServiceHealth)>,
     pub(crate) multiaddrs: Vec<String>,
+    /// For coordinators that take part in synchronisation.
+    pub(crate) registry: Option<Replica>,
 }
 
 impl Says {
     pub(crate) fn worker(seed: u8, services: &[&'static str]) -> Self {
         let services = services.iter().map(|name| (*name, ServiceHealth::Up)).collect();
-        Self { seed, epoch: 1, roles: Roles::Worker, services, multiaddrs: vec![] }
+        Self { seed, epoch: 1, roles: Roles::Worker, services, multiaddrs: vec![], registry: None }
     }
 
     pub(crate) fn key(&self) -> SecretKey {
@@ -146,6 +181,11 @@ impl Says {
             multiaddrs: self.multiaddrs.clone(),
             home: None,
         })
+    }
+
+    /// What it says of itself, as it signs it.
+    pub(crate) fn record(&self, federation: FederationId) -> Bytes {
+        self.sign(federation, 1, &self.body())
     }
 
     fn sign(&self, federation: FederationId, seq: u64, body: &Body) -> Bytes {
@@ -186,7 +226,7 @@ impl Node {
             entry: entry.ready["node_id"].as_str().unwrap().parse().unwrap(),
             federation,
         };
-        let record = watch::Sender::new(says.sign(federation, 1, &says.body()));
+        let record = watch::Sender::new(says.record(federation));
         let drain = watch::Sender::new(DrainState::Running);
         let leave = Arc::new(OnceLock::new());
         let (tell, coordinators) = mpsc::channel(16);
@@ -194,7 +234,7 @@ impl Node {
         let config = DialConfig {
             key: says.key(),
             incarnation: says.incarnation(),
-            services: Arc::new(OneService(service)),
+            services: Arc::new(OneService { address: service, registry: says.registry.clone() }),
             authorities: authorities.map(|(name, _)| (ServiceName::new(name).unwrap(), service.to_string())).collect(),
             record: record.subscribe(),
             leave: leave.clone(),

@@ -1,15 +1,19 @@
 //! What clients get when all is well, and what the entry tells about it.
 
+use std::sync::{Arc, Mutex};
+
 use bytes::Bytes;
+use hedgerow_proto::clock::Time;
 use hedgerow_proto::limits::Limits;
 use hedgerow_proto::record::{Roles, ServiceHealth, Signed};
+use hedgerow_proto::registry::{Registry, Source};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::common::{Entry, in_time, until};
-use crate::node::{Node, Says, Service};
+use crate::node::{Node, Replica, Says, Service};
 
 /// As soon as a node's tunnel is up, it is routed to: nobody has to wait.
 async fn answers(entry: &Entry, target: &str) -> crate::common::Answer {
@@ -210,4 +214,33 @@ async fn an_upgraded_connection_carries_bytes_both_ways() {
         in_time("the echo", stream.read_exact(&mut back)).await.unwrap();
         assert_eq!(back, bytes);
     }
+}
+
+#[tokio::test]
+async fn an_entry_and_a_coordinator_know_the_same_before_long() {
+    let entry = Entry::start(&[]).await;
+    let service = Service::start().await;
+    let federation = entry.ready["federation"].as_str().unwrap().parse().unwrap();
+    // Somebody whom only the coordinator has met.
+    let far = Says::worker(3, &["far"]);
+    let mut registry = Registry::new(federation, Limits::PRODUCTION);
+    let (signed, _) = Signed::open(far.record(federation), federation, &Limits::PRODUCTION).unwrap();
+    registry.insert(Time::ORIGIN, signed, Source::Direct(None)).unwrap();
+    let replica = Replica(Arc::new(Mutex::new(registry)));
+    let near = Node::join(&entry, service.address, Says::worker(1, &["web"])).await;
+    let says = Says { roles: Roles::Coordinator, registry: Some(replica.clone()), ..Says::worker(2, &[]) };
+    let _coordinator = Node::join(&entry, service.address, says).await;
+    until("both know the same", async || {
+        let digest = replica.0.lock().unwrap().digest().to_string();
+        (entry.get("/mesh/registry").await.json()["digest"] == digest).then_some(())
+    })
+    .await;
+    assert!(replica.0.lock().unwrap().node(&near.id()).is_some(), "the coordinator learned of the worker");
+    let registry = entry.get("/mesh/registry").await.json();
+    let of_far = |worker: &&serde_json::Value| worker["node_id"] == far.key().id().to_string();
+    let worker = registry["workers"].as_array().unwrap().iter().find(of_far).unwrap();
+    assert_eq!(worker["state"], "away");
+    let answer = entry.get("/service/far/").await;
+    answer.is_problem(503, "no-worker");
+    assert!(answer.text().contains("1 without a tunnel to this entry"), "{answer:?}");
 }

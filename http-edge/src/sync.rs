@@ -1,0 +1,108 @@
+//! The entry's part in keeping the registry: it synchronises with a few coordinators, down their tunnels, as they do among
+//! themselves. So it knows of nodes that have no tunnel here, and coordinators learn of those that have one only here.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use hedgerow_proto::frame::{
+    FrameError, FrameHeader, FrameType, HEADER_BYTES, Preface, Refusal, ServiceConnection, StreamKind, message,
+};
+use hedgerow_proto::id::RequestId;
+use hedgerow_proto::sync::{Session, Traffic};
+use hedgerow_proto::wire::{self, DecodeError};
+use hedgerow_tunnel::sync::{SyncBroken, synchronise};
+use hedgerow_tunnel::{LinkClosed, Tunnel};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{sleep, timeout};
+use tracing::debug;
+
+use crate::federation::Federation;
+
+/// How often, within a quarter: equal registries cost a message each way, and this is how long a change may take to come
+/// by itself.
+const ROUND: Duration = Duration::from_secs(5);
+/// With how many coordinators each time: what one does not know, another does.
+const PEERS_MAX: usize = 3;
+/// How long one session may take: a whole registry over a slow line, or a peer that plays for time.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why a session came to nothing. The next round asks again, somebody else as likely as not.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error("the tunnel is closed: {0}")]
+    Closed(#[from] LinkClosed),
+    #[error("the coordinator does not take part: {}", .0.as_str())]
+    Refused(Refusal),
+    #[error("the coordinator broke the rules: {0}")]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Broken(#[from] SyncBroken),
+    #[error("the stream broke: {0}")]
+    Stream(#[from] std::io::Error),
+    #[error("it took longer than {} s", SESSION_TIMEOUT.as_secs())]
+    Slow,
+}
+
+impl From<DecodeError> for Failed {
+    fn from(error: DecodeError) -> Self {
+        Self::Frame(error.into())
+    }
+}
+
+/// Synchronises for as long as the entry lives: every few seconds, and as soon as a coordinator has come.
+pub(crate) async fn keep(federation: &Federation, seed: u64) -> Infallible {
+    let mut random = fastrand::Rng::with_seed(seed);
+    loop {
+        let mut peers = federation.live_coordinators();
+        random.shuffle(&mut peers);
+        peers.truncate(PEERS_MAX);
+        let sessions = peers.iter().map(|tunnel| {
+            let request = RequestId(random.u128(..));
+            async move {
+                let outcome = timeout(SESSION_TIMEOUT, session(federation, tunnel, request)).await;
+                let node = tunnel.node().short();
+                match outcome.unwrap_or(Err(Failed::Slow)) {
+                    Ok(Traffic { records_sent, messages_sent, .. }) => {
+                        debug!(%node, records_sent, messages_sent, "synchronised");
+                    }
+                    Err(error) => debug!(%node, %error, "a synchronisation came to nothing"),
+                }
+            }
+        });
+        join_all(sessions).await;
+        let pause = ROUND.mul_f32(0.75 + 0.5 * random.f32());
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = federation.coordinator_came() => {}
+        }
+    }
+}
+
+async fn session(federation: &Federation, tunnel: &Tunnel, request: RequestId) -> Result<Traffic, Failed> {
+    let mut stream = tunnel.open().await?;
+    let preface =
+        Preface { kind: StreamKind::Sync, service: None, request, hops: 0, connection: ServiceConnection::Fresh };
+    stream.write_all(&message(FrameType::Open, &preface)).await?;
+    stream.flush().await?;
+    let mut header = [0; HEADER_BYTES];
+    stream.read_exact(&mut header).await?;
+    let header = FrameHeader::decode(header)?;
+    if header.payload_bytes > VERDICT_BYTES_MAX {
+        let (frame_type, got_bytes) = (header.frame_type, header.payload_bytes);
+        return Err(FrameError::TooLong { frame_type, got_bytes }.into());
+    }
+    let mut payload = vec![0; header.payload_bytes];
+    stream.read_exact(&mut payload).await?;
+    match header.frame_type {
+        FrameType::Accept => {}
+        FrameType::Refuse => return Err(Failed::Refused(wire::decode(&payload, VERDICT_BYTES_MAX)?)),
+        other => return Err(FrameError::OutOfPlace(other).into()),
+    }
+    let traffic = synchronise(&mut stream, Session::initiate(), federation).await?;
+    stream.shutdown().await?;
+    Ok(traffic)
+}
+
+/// The longest payload of a verdict: ACCEPT has none, and a reason is a number.
+const VERDICT_BYTES_MAX: usize = 16;
