@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use futures_util::FutureExt;
 use hedgerow_proto::frame::{
     FrameError, FrameHeader, FrameType, HEADER_BYTES, Preface, Refusal, Release, StreamKind, message, reset,
 };
@@ -192,9 +193,8 @@ async fn run(stream: &mut BoxStream, input: &mut BytesMut, open: OpenService, ki
 /// Whether a connection has neither bytes to read nor ended.
 fn is_quiet(io: &mut BoxIo) -> bool {
     let mut byte = [0];
-    let mut buf = tokio::io::ReadBuf::new(&mut byte);
-    let mut cx = std::task::Context::from_waker(futures_util::task::noop_waker_ref());
-    std::pin::Pin::new(io).poll_read(&mut cx, &mut buf).is_pending()
+    // Outside the task's budget: a busy task's connection would otherwise look quiet whatever it is.
+    tokio::task::unconstrained(io.read(&mut byte)).now_or_never().is_none()
 }
 
 /// The next OPEN. What the entry had sent for an exchange that was refused is thrown away.
