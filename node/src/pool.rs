@@ -11,8 +11,9 @@ use hedgerow_tunnel::BoxIo;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
-/// Kept connections of one service at most: what a burst needs, not what the capacity would allow.
-pub const KEPT_MAX: usize = 64;
+/// Kept connections of one service at most, whatever its capacity: below the number of requests at once, each of the others
+/// costs a connection of its own (simulations/BENCHMARKS.md), and idle ones go after seconds.
+pub const KEPT_MAX: usize = 256;
 /// How long a connection is kept idle. Below what common servers allow (Node and uvicorn close after 5 s), so that it is
 /// seldom they who close, just as a request is on its way.
 pub const KEPT_FOR: Duration = Duration::from_secs(4);

@@ -40,7 +40,8 @@ pub struct ForwardConfig {
     pub queued_max: usize,
     /// Waiting requests look again after up to this long (the first time much sooner, and whenever one ends here).
     pub queue_backoff_max: Duration,
-    /// Idle streams kept for one tunnel, on this thread. As many as may be busy at once in the usual case.
+    /// Idle streams kept for one tunnel, on this thread: as many as may be busy at once, since each beyond it is opened and thrown
+    /// away for a single request.
     pub idle_streams_max: usize,
     /// An idle stream is closed after this long: it costs both ends some memory.
     pub idle_stream_timeout: Duration,
@@ -66,7 +67,7 @@ impl Default for ForwardConfig {
             queue_timeout: Duration::from_secs(2),
             queued_max: 1024,
             queue_backoff_max: Duration::from_millis(100),
-            idle_streams_max: 64,
+            idle_streams_max: 256,
             idle_stream_timeout: Duration::from_secs(60),
             upgrade_linger: Duration::from_secs(10),
             retry: RetryLimits::PRODUCTION,
