@@ -3,7 +3,7 @@
 //! Pure: a connection is any `T` (a tunnel, or a test's number), and what is to be closed is handed back. One node is one
 //! process: connections of one *incarnation*. When a second process comes with the same key, the one whose record has
 //! the higher version is the newer (its epoch is raised on disk at each start); the older one is told that its key is
-//! in use, and then decides what to do (DESIGN §5).
+//! in use, and then decides what to do.
 
 use std::collections::{BTreeMap, HashMap};
 

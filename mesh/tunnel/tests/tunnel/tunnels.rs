@@ -1,10 +1,10 @@
 //! Tunnels over real QUIC on loopback: joining, news, restarts, silence and leaving.
 
 use crate::common::{Entry, Node, Turnstile, in_time, node_record, preface, sign};
-use hedgerow_proto::frame::RejectReason;
+use hedgerow_proto::frame::{Control, FrameHeader, FrameType, RejectReason, close, message};
 use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::record::Body;
-use hedgerow_tunnel::{DrainState, Liveness, Target, TunnelEvent, TunnelState, Verdict, exchange, quic};
+use hedgerow_tunnel::{DrainState, Link, Liveness, Target, TunnelEvent, TunnelState, Verdict, exchange, quic};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn loopback() -> std::net::SocketAddr {
@@ -154,6 +154,34 @@ async fn a_record_that_another_key_signed_is_rejected() {
         _ => false,
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_client_that_talks_nonsense_is_closed_and_a_node_beside_it_notices_nothing() {
+    let mut entry = Entry::start(SecretKey::from_seed([9; 32]), 1, loopback());
+    let mut node = Node::start(10, entry.target());
+    let (tunnel, mut events) = entry.tunnel().await;
+    let stranger = SecretKey::from_seed([90; 32]);
+    let half_a_frame = FrameHeader { frame_type: FrameType::Control, payload_bytes: 60 }.encode();
+    let wrong_message = message(FrameType::Control, &Control::Pong(1));
+    let noise = vec![0xff; 4096];
+    let junk = [half_a_frame.as_slice(), &[7; 60]].concat();
+    for nonsense in [noise, junk, wrong_message] {
+        let link = quic::dial(&stranger, entry.identity.key.id(), entry.address).await.unwrap();
+        let mut control = in_time("the control stream", link.accept()).await.unwrap();
+        // It may be cut off while it still talks.
+        let _ = control.write_all(&nonsense).await;
+        let closed = in_time("the close", link.closed()).await;
+        assert_eq!(closed.code, Some(close::REFUSED), "{closed}");
+    }
+    let (mut io, handle) = exchange(tunnel.open().await.unwrap());
+    handle.begin(&preface("echo"));
+    io.write_all(b"x").await.unwrap();
+    let mut service = in_time("a connection", node.connections.recv()).await.unwrap();
+    assert_eq!(in_time("the request", service.read_u8()).await.unwrap(), b'x');
+    while let Ok(event) = events.try_recv() {
+        assert!(!matches!(event, TunnelEvent::Closed(_)), "{event:?}");
+    }
 }
 
 #[test]
