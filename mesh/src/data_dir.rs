@@ -4,7 +4,7 @@
 //! lock              held by the process that uses the directory; says which one
 //! identity.key      the secret key, made on first start, never written again
 //! epoch             a counter, raised before each use
-//! registry-XXXXXXXX the last snapshot of a federation's registry; renamed to ….corrupt-N when it is damaged
+//! registry-…        the last snapshot of a federation's registry; renamed to ….corrupt-N when it is damaged
 //! ```
 //!
 //! Everything here blocks, and is small. Only the loss of `identity.key` costs anything: without `epoch` the node

@@ -21,8 +21,8 @@ fn main() -> ExitCode {
     })
 }
 
-/// One thread for all tunnels and everything else but the node's own port: at 32 requests at once that costs a quarter less
-/// CPU for each of them than two threads that share their connections, and it carries more than a line at home.
+/// One thread for all tunnels and everything else but the node's own port: two threads that
+/// share their connections cost more CPU for each request (ARCHITECTURE, "Threads"), and one carries more than a line at home.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| Failure::runtime(format!("cannot start the runtime: {error}")))
