@@ -328,7 +328,7 @@ impl SyncReplica for Federation {
 }
 
 fn reject(reason: RejectReason, message: impl ToString) -> Reject {
-    Reject { reason, message: message.to_string() }
+    Reject { reason, message: message.to_string(), record: None }
 }
 
 /// Who may join from one source: the operator's policy, and what the table of members has room for.

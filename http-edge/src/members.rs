@@ -89,7 +89,7 @@ impl<T> Members<T> {
 
     /// Whether this connection may become one of the table's. Asked before it is welcomed, and again by [`Self::join`].
     pub(crate) fn admit(&self, arrival: &Arrival) -> Result<(), Reject> {
-        let overloaded = |message: String| Reject { reason: RejectReason::Overloaded, message };
+        let overloaded = |message: String| Reject { reason: RejectReason::Overloaded, message, record: None };
         let Some(member) = self.nodes.get(&arrival.node) else {
             if self.nodes.len() >= self.limits.nodes_max {
                 return Err(overloaded(format!("this entry holds {} nodes and takes no more", self.nodes.len())));
@@ -108,6 +108,7 @@ impl<T> Members<T> {
                 message: "another process with this node's key has a newer tunnel: two nodes must not share a data \
                           directory or a copy of it"
                     .into(),
+                record: Some(member.signed.bytes().to_vec()),
             });
         }
         let full = member.lanes.len() >= self.limits.lanes_max && !member.lanes.contains_key(&arrival.lane);
@@ -230,6 +231,8 @@ mod tests {
             services: vec![],
             multiaddrs: vec![],
             home: None,
+            candidacy: Default::default(),
+            hardware: Default::default(),
         }
     }
 

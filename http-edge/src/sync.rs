@@ -81,8 +81,14 @@ pub(crate) async fn keep(federation: &Federation, seed: u64) -> Infallible {
 
 async fn session(federation: &Federation, tunnel: &Tunnel, request: RequestId) -> Result<Traffic, Failed> {
     let mut stream = tunnel.open().await?;
-    let preface =
-        Preface { kind: StreamKind::Sync, service: None, request, hops: 0, connection: ServiceConnection::Fresh };
+    let preface = Preface {
+        kind: StreamKind::Sync,
+        node: None,
+        service: None,
+        request,
+        hops: 0,
+        connection: ServiceConnection::Fresh,
+    };
     stream.write_all(&message(FrameType::Open, &preface)).await?;
     stream.flush().await?;
     let mut header = [0; HEADER_BYTES];

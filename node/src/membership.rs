@@ -52,6 +52,8 @@ impl Profile {
             services: services.offers(),
             multiaddrs: addresses.map(ToString::to_string).collect(),
             home: None,
+            candidacy: Default::default(),
+            hardware: Default::default(),
         }
     }
 }
@@ -107,7 +109,11 @@ impl Membership {
             services: member.services.clone(),
             replica: member.profile.roles.coordinates().then(|| replica.clone()),
         });
-        let config = DialConfig { coordinators: listen_to_hints(&replica), ..tunnel_config(member, services, record) };
+        let config = DialConfig {
+            coordinators: listen_to_hints(&replica),
+            newer: listen_to_namesakes(&replica),
+            ..tunnel_config(member, services, record)
+        };
         let stop = watch::Sender::new(false);
         let mut stopped = stop.subscribe();
         let (runs, fails, failures) = (replica.clone(), replica.clone(), member.failures.clone());
@@ -158,6 +164,8 @@ pub fn tunnel_config(member: &Member<'_>, services: Arc<dyn Services>, record: w
         leave: Arc::new(OnceLock::new()),
         drain: member.drain.subscribe(),
         coordinators: mpsc::channel(COORDINATOR_HINTS).0,
+        census: watch::Sender::new(None),
+        newer: mpsc::channel(1).0,
         lanes_max: LANES_MAX,
         seed: member.seed,
     }
@@ -219,6 +227,20 @@ fn listen_to_hints(replica: &Replica) -> mpsc::Sender<Vec<Vec<u8>>> {
                 if let Err(refused) = replica.insert(record.into(), Source::Passed(std::time::Duration::ZERO)) {
                     debug!(%refused, "a coordinator's record that an entry passed on is not taken");
                 }
+            }
+        }
+    });
+    sender
+}
+
+/// Takes in what another process with this node's key has said: the replica speaks above it, or stops.
+fn listen_to_namesakes(replica: &Replica) -> mpsc::Sender<Vec<u8>> {
+    let (sender, mut records) = mpsc::channel::<Vec<u8>>(1);
+    let replica = replica.clone();
+    tokio::spawn(async move {
+        while let Some(record) = records.recv().await {
+            if let Err(refused) = replica.insert(record.into(), Source::Passed(std::time::Duration::ZERO)) {
+                debug!(%refused, "an entry's word of another process with this key is not taken");
             }
         }
     });

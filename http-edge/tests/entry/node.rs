@@ -180,6 +180,8 @@ impl Says {
             services: offers.collect(),
             multiaddrs: self.multiaddrs.clone(),
             home: None,
+            candidacy: Default::default(),
+            hardware: Default::default(),
         })
     }
 
@@ -240,6 +242,8 @@ impl Node {
             leave: leave.clone(),
             drain: drain.subscribe(),
             coordinators: tell,
+            census: watch::Sender::new(None),
+            newer: mpsc::channel(1).0,
             lanes_max: 2,
             seed: u64::from(says.seed),
         };

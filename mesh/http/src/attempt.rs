@@ -61,8 +61,14 @@ impl<D: Directory> Inner<D> {
         connection: ServiceConnection,
     ) -> Result<Response<ResponseBody>, Miss> {
         let kind = if job.upgrade.is_some() { StreamKind::Upgrade } else { StreamKind::Http };
-        let preface =
-            Preface { kind, service: Some(offer.service.clone()), request: job.request_id, hops: 0, connection };
+        let preface = Preface {
+            kind,
+            node: None,
+            service: Some(offer.service.clone()),
+            request: job.request_id,
+            hops: 0,
+            connection,
+        };
         let started = now();
         let mut pooled = kind == StreamKind::Http;
         loop {

@@ -21,7 +21,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{FederationId, RequestId, ServiceName};
+use crate::id::{FederationId, NodeId, RequestId, ServiceName};
 use crate::wire::{self, DecodeError};
 
 /// Length of a frame's header in bytes.
@@ -143,6 +143,11 @@ pub enum StreamKind {
     Sync,
     /// Bytes of a libp2p WebSocket to the coordinator's own listener.
     MeshPeer,
+    /// A stream that the coordinator passes on to a worker that it holds: after ACCEPT, whatever follows is the worker's, as if
+    /// its own tunnel had been opened.
+    Relay,
+    /// HTTP/1.1 with the coordinator itself, in the contract that existing agents speak.
+    Contract,
 }
 
 /// May the exchange go down a connection to the service that was used before?
@@ -159,6 +164,8 @@ pub enum ServiceConnection {
 pub struct Preface {
     /// What follows.
     pub kind: StreamKind,
+    /// The worker to pass it on to, for [`StreamKind::Relay`].
+    pub node: Option<NodeId>,
     /// The service, for [`StreamKind::Http`] and [`StreamKind::Upgrade`].
     pub service: Option<ServiceName>,
     /// The request, for the logs of both ends.
@@ -265,6 +272,19 @@ pub enum Control {
     Going,
     /// Entry: the signed records of coordinators, for the node to know of.
     Coordinators(Vec<Vec<u8>>),
+    /// Entry: how many coordinators there are, for a node that would be one if there are too few.
+    Census(Census),
+}
+
+/// What an entry tells those who may be elected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Census {
+    /// Coordinators that are here.
+    pub coordinators: u16,
+    /// How many there should be.
+    pub wanted: u16,
+    /// How many of those who would be one are steadier and better connected than the node that is told.
+    pub rank: u16,
 }
 
 /// The entry's side of the handshake.
@@ -313,6 +333,8 @@ pub struct Reject {
     pub reason: RejectReason,
     /// For the person who reads the node's log: what happened and what to do.
     pub message: String,
+    /// For [`RejectReason::KeyInUse`]: the bytes of the record that is newer, for the node to speak above it.
+    pub record: Option<Vec<u8>>,
 }
 
 /// Why a tunnel is refused.

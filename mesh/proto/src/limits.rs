@@ -17,6 +17,8 @@ pub struct Limits {
     pub location_bytes_max: usize,
     /// Length of the software version's text in bytes.
     pub version_bytes_max: usize,
+    /// Length of a GPU's name in bytes: what drivers say, shortened.
+    pub gpu_name_bytes_max: usize,
     /// Length of an agent's own id in bytes: as much as the envelope has room for.
     pub guest_id_bytes_max: usize,
     /// Length of an agent's type in bytes: a word.
@@ -76,6 +78,7 @@ impl Limits {
         multiaddr_bytes_max: 256,
         location_bytes_max: 64,
         version_bytes_max: 32,
+        gpu_name_bytes_max: 48,
         guest_id_bytes_max: 64,
         guest_type_bytes_max: 32,
         guest_url_bytes_max: 256,
@@ -106,6 +109,7 @@ impl Limits {
         multiaddr_bytes_max: 64,
         location_bytes_max: 16,
         version_bytes_max: 16,
+        gpu_name_bytes_max: 16,
         guest_id_bytes_max: 16,
         guest_type_bytes_max: 8,
         guest_url_bytes_max: 64,

@@ -82,7 +82,97 @@ pub struct NodeRecord {
     pub multiaddrs: Vec<String>,
     /// The coordinator that it is attached to, if any.
     pub home: Option<Home>,
+    /// Whether it coordinates because its operator says so, or as long as there are too few who do.
+    pub candidacy: Candidacy,
+    /// What it runs on.
+    pub hardware: Hardware,
 }
+
+/// How a node comes to be a coordinator, or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub enum Candidacy {
+    /// Its operator has said what it is: it stays that.
+    #[default]
+    Fixed,
+    /// It becomes a coordinator while there are too few, and steps down when there are too many.
+    Elective,
+}
+
+/// What a node runs on, as it found it or as its operator says.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct Hardware {
+    /// What kind of work it is for.
+    pub worker_type: WorkerType,
+    /// Logical processors; 0 where that is not known.
+    pub cpu_cores: u16,
+    /// Main memory in MiB; 0 where that is not known.
+    pub memory_mib: u32,
+    /// Room on the disk of its data directory in GiB; 0 where that is not known.
+    pub storage_gib: u32,
+    /// Its largest GPU, if it has one.
+    pub gpu: Option<Gpu>,
+}
+
+/// A GPU.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Gpu {
+    /// What its driver calls it.
+    pub name: String,
+    /// Its memory in MiB.
+    pub memory_mib: u32,
+}
+
+/// What kind of work a node is for: `worker_type` of the contract that existing agents speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub enum WorkerType {
+    /// Models that need a GPU.
+    Gpu,
+    /// Anything that a processor does.
+    #[default]
+    Cpu,
+    /// Keeping things.
+    Storage,
+    /// Passing requests on.
+    Edge,
+}
+
+impl WorkerType {
+    /// All of them, by tier.
+    pub const ALL: [Self; 4] = [Self::Gpu, Self::Cpu, Self::Storage, Self::Edge];
+
+    /// As the contract writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Gpu => "gpu",
+            Self::Cpu => "cpu",
+            Self::Storage => "storage",
+            Self::Edge => "edge",
+        }
+    }
+
+    /// The contract's tier: 1 to 4.
+    pub fn tier(self) -> u8 {
+        match self {
+            Self::Gpu => 1,
+            Self::Cpu => 2,
+            Self::Storage => 3,
+            Self::Edge => 4,
+        }
+    }
+}
+
+impl std::str::FromStr for WorkerType {
+    type Err = WorkerTypeError;
+    fn from_str(text: &str) -> Result<Self, WorkerTypeError> {
+        let same = |one: &Self| one.as_str().eq_ignore_ascii_case(text);
+        Self::ALL.into_iter().find(same).ok_or_else(|| WorkerTypeError(text.to_owned()))
+    }
+}
+
+/// A text that is none of the types.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is none of gpu, cpu, storage, edge")]
+pub struct WorkerTypeError(pub String);
 
 /// Newest first: the counter that the node keeps on its disk, then how often it has spoken since it was raised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -145,6 +235,8 @@ pub struct GuestDetails {
     pub capabilities: String,
     /// How it does.
     pub status: GuestStatus,
+    /// How busy it says it is, in hundredths: told again when it has changed by much.
+    pub load_percent: u8,
 }
 
 /// How a guest does, as its heartbeats say.

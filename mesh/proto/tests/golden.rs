@@ -8,15 +8,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use hedgerow_proto::clock::Time;
 use hedgerow_proto::frame::{
-    Control, FrameHeader, FrameType, Hello, Join, Preface, Refusal, Reject, RejectReason, Release, ServiceConnection,
-    StreamKind, Welcome, message,
+    Census, Control, FrameHeader, FrameType, Hello, Join, Preface, Refusal, Reject, RejectReason, Release,
+    ServiceConnection, StreamKind, Welcome, message,
 };
 use hedgerow_proto::id::{FederationId, NodeId, RequestId, ServiceName};
 use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::limits::Limits;
 use hedgerow_proto::record::{
-    Attachment, AttachmentState, Body, Guest, GuestDetails, GuestStatus, Home, Kind, Lease, NodeRecord, Roles,
-    ServiceHealth, ServiceOffer, Signed, Unknown, Version,
+    Attachment, AttachmentState, Body, Candidacy, Gpu, Guest, GuestDetails, GuestStatus, Hardware, Home, Kind, Lease,
+    NodeRecord, Roles, ServiceHealth, ServiceOffer, Signed, Unknown, Version,
 };
 use hedgerow_proto::registry::{Registry, Source};
 use hedgerow_proto::snapshot;
@@ -34,6 +34,12 @@ fn node() -> Body {
         services: vec![offer("embed", ServiceHealth::Up), offer("files", ServiceHealth::Down)],
         multiaddrs: vec!["/ip4/192.0.2.1/udp/4001/quic-v1".into()],
         home: Some(Home { coordinator: NodeId([2; 32]), home_seq: 70_000 }),
+        candidacy: Candidacy::Elective,
+        hardware: Hardware {
+            cpu_cores: 300,
+            gpu: Some(Gpu { name: "RTX".into(), memory_mib: 24576 }),
+            ..Hardware::default()
+        },
     })
 }
 
@@ -46,6 +52,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
         services: vec![ServiceName::new("llm-inference").unwrap()],
         capabilities: r#"{"ram":"62GB"}"#.into(),
         status: GuestStatus::Degraded,
+        load_percent: 55,
     };
     let unknown = Unknown { kind: Kind(200), subject: Bytes::from_static(b"s"), content: Bytes::from_static(b"\x02?") };
     vec![
@@ -100,13 +107,22 @@ fn written() -> Vec<(String, Vec<u8>)> {
     put("frame data header", header.encode().to_vec());
     let preface = Preface {
         kind: StreamKind::Http,
+        node: Some(NodeId([6; 32])),
         service: Some(ServiceName::new("embed").unwrap()),
         request: RequestId(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10),
         hops: 1,
         connection: ServiceConnection::Fresh,
     };
     put("frame open", message(FrameType::Open, &preface));
-    let kinds = [StreamKind::Http, StreamKind::Upgrade, StreamKind::Control, StreamKind::Sync, StreamKind::MeshPeer];
+    let kinds = [
+        StreamKind::Http,
+        StreamKind::Upgrade,
+        StreamKind::Control,
+        StreamKind::Sync,
+        StreamKind::MeshPeer,
+        StreamKind::Relay,
+        StreamKind::Contract,
+    ];
     put("stream kinds", message(FrameType::Open, &kinds));
     let refusals = [
         Refusal::Full,
@@ -129,7 +145,7 @@ fn written() -> Vec<(String, Vec<u8>)> {
 }
 
 fn controls() -> Vec<(&'static str, Control)> {
-    let reject = |reason| Control::Reject(Reject { reason, message: "why".into() });
+    let reject = |reason| Control::Reject(Reject { reason, message: "why".into(), record: Some(vec![3]) });
     vec![
         ("control hello", Control::Hello(Hello { federation: FEDERATION, incarnation: 7, shard: 1, shards: 4 })),
         (
@@ -154,6 +170,7 @@ fn controls() -> Vec<(&'static str, Control)> {
         ("control ping", Control::Ping(u64::MAX)),
         ("control pong", Control::Pong(250)),
         ("control going", Control::Going),
+        ("control census", Control::Census(Census { coordinators: 1, wanted: 3, rank: 300 })),
         ("control coordinators", Control::Coordinators(vec![vec![8], vec![9, 10]])),
     ]
 }

@@ -67,6 +67,8 @@ fn node_record(roles: Roles) -> NodeRecord {
         services: vec![],
         multiaddrs: vec![],
         home: None,
+        candidacy: Default::default(),
+        hardware: Default::default(),
     }
 }
 

@@ -359,9 +359,9 @@ fn check(
             "this entry serves federation {}, the node wants {}: check the address that it was given",
             hello.federation, join.federation
         );
-        return Err(Reject { reason: RejectReason::Federation, message });
+        return Err(Reject { reason: RejectReason::Federation, message, record: None });
     }
-    let bad = |message: String| Reject { reason: RejectReason::Record, message };
+    let bad = |message: String| Reject { reason: RejectReason::Record, message, record: None };
     let (signed, record) = Signed::open(Bytes::copy_from_slice(&join.record), hello.federation, limits)
         .map_err(|error| bad(format!("the node's record is not valid: {error}")))?;
     if record.writer != peer {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use hedgerow_proto::frame::{Control, Hello, Join, Reject, Welcome, close};
+use hedgerow_proto::frame::{Census, Control, Hello, Join, Reject, Welcome, close};
 use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
 use hedgerow_proto::key::SecretKey;
 use tokio::sync::{mpsc, watch};
@@ -68,6 +68,10 @@ pub struct DialConfig {
     pub drain: watch::Receiver<DrainState>,
     /// Signed records of coordinators that the entries tell of.
     pub coordinators: mpsc::Sender<Vec<Vec<u8>>>,
+    /// What the entries last said of how many coordinators there are.
+    pub census: watch::Sender<Option<Census>>,
+    /// Where a refusal for the sake of another process with this key leaves that one's record.
+    pub newer: mpsc::Sender<Vec<u8>>,
     /// Connections to one entry at most.
     pub lanes_max: u16,
     /// For the jitter.
@@ -134,6 +138,12 @@ pub async fn maintain(config: DialConfig, directory: Arc<dyn Directory>, status:
         set(TunnelState::Connecting);
         let (wait, state) = match session(&config, &*directory, &status).await {
             Ok(()) => break,
+            // The node speaks above the record that it is told of, or stops: either way the next attempt is another one.
+            Err(SessionEnd::Rejected(Reject { record: Some(ref record), .. }))
+                if config.newer.try_send(record.clone()).is_ok() =>
+            {
+                waiting("another process speaks with this node's key".into(), backoff.next())
+            }
             Err(SessionEnd::Rejected(reject)) => {
                 (REJECTED_WAIT.mul_f32(0.5) + backoff.next(), TunnelState::Rejected(reject))
             }
@@ -367,6 +377,10 @@ pub(crate) async fn run(
                 Ok(Some(Control::Coordinators(records))) => {
                     // A hint: if nobody has room for it now, the next one will do.
                     let _ = config.coordinators.try_send(records);
+                    continue;
+                }
+                Ok(Some(Control::Census(census))) => {
+                    config.census.send_replace(Some(census));
                     continue;
                 }
                 Ok(Some(Control::Going)) => {

@@ -136,15 +136,17 @@ async fn serve_stream(
         } else {
             match preface.kind {
                 StreamKind::Control => return Err(break_off(stream, FrameError::OutOfPlace(FrameType::Open))),
-                StreamKind::Sync | StreamKind::MeshPeer => match services.other(&preface) {
-                    // Nothing may follow before ACCEPT, so nothing is lost with `input`.
-                    Some(take_over) => {
-                        write_empty(&mut stream, FrameType::Accept).await?;
-                        take_over(stream).await;
-                        return Ok(());
+                StreamKind::Sync | StreamKind::MeshPeer | StreamKind::Relay | StreamKind::Contract => {
+                    match services.other(&preface) {
+                        // Nothing may follow before ACCEPT, so nothing is lost with `input`.
+                        Some(take_over) => {
+                            write_empty(&mut stream, FrameType::Accept).await?;
+                            take_over(stream).await;
+                            return Ok(());
+                        }
+                        None => Refusal::Unsupported,
                     }
-                    None => Refusal::Unsupported,
-                },
+                }
                 StreamKind::Http | StreamKind::Upgrade => match services.open(&preface).await {
                     Ok(open) => match run(&mut stream, &mut input, open, preface.kind).await? {
                         Next::Another => continue,

@@ -127,6 +127,7 @@ impl Joined {
         let (mut io, exchange) = exchange(self.tunnel.open().await.unwrap());
         exchange.begin(&Preface {
             kind: StreamKind::Http,
+            node: None,
             service: Some(ServiceName::new(service).unwrap()),
             request: RequestId(1),
             hops: 0,

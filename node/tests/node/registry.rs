@@ -43,6 +43,7 @@ async fn ask_for_sync(joined: &Joined) -> (BoxStream, Result<(), Refusal>) {
     let mut stream = joined.tunnel.open().await.unwrap();
     let preface = Preface {
         kind: StreamKind::Sync,
+        node: None,
         service: None,
         request: RequestId(1),
         hops: 0,
@@ -79,6 +80,8 @@ async fn a_coordinator_and_an_entry_know_the_same_after_they_have_synchronised()
         services: vec![],
         multiaddrs: vec![],
         home: None,
+        candidacy: Default::default(),
+        hardware: Default::default(),
     };
     let key = SecretKey::from_seed([77; 32]);
     let said = Voice::new(key.clone(), federation, 1, 1, Limits::PRODUCTION).sign(&Body::Node(worker)).unwrap();

@@ -186,6 +186,8 @@ impl Node {
             leave: Arc::default(),
             drain: drain.subscribe(),
             coordinators,
+            census: watch::Sender::new(None),
+            newer: tokio::sync::mpsc::channel(1).0,
             lanes_max: 1,
             seed: 1,
         };
@@ -281,6 +283,8 @@ fn record(key: &SecretKey) -> Bytes {
         services: vec![],
         multiaddrs: vec![],
         home: None,
+        candidacy: Default::default(),
+        hardware: Default::default(),
     };
     let signed = Signed::sign(key, federation(), 1, Version { epoch: 1, seq: 1 }, &Body::Node(record)).unwrap();
     signed.bytes().clone()

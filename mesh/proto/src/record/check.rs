@@ -91,6 +91,9 @@ fn node(writer: &NodeId, record: &NodeRecord, limits: &Limits) -> Result<(), Inv
             return Err(Invalid::Multiaddr);
         }
     }
+    if let Some(gpu) = &record.hardware.gpu {
+        text("the GPU's name", &gpu.name, limits.gpu_name_bytes_max)?;
+    }
     if !record.roles.works() && (!record.services.is_empty() || record.home.is_some()) {
         return Err(Invalid::NotAWorker);
     }

@@ -2,7 +2,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::id::ServiceName;
-use crate::record::{GuestStatus, Home, Lease, NodeRecord, Roles, ServiceHealth, ServiceOffer};
+use crate::record::{
+    Candidacy, Gpu, GuestStatus, Hardware, Home, Lease, NodeRecord, Roles, ServiceHealth, ServiceOffer,
+};
 
 const FEDERATION: FederationId = FederationId([0xfe; 32]);
 const LIMITS: Limits = Limits::PRODUCTION;
@@ -21,6 +23,12 @@ fn node_record() -> NodeRecord {
         services: vec![offer("embed"), offer("files")],
         multiaddrs: vec!["/ip4/127.0.0.1/tcp/1".into()],
         home: Some(Home { coordinator: NodeId([2; 32]), home_seq: 3 }),
+        candidacy: Candidacy::Elective,
+        hardware: Hardware {
+            cpu_cores: 300,
+            gpu: Some(Gpu { name: "RTX".into(), memory_mib: 24576 }),
+            ..Hardware::default()
+        },
     }
 }
 
@@ -34,6 +42,7 @@ fn guest() -> Guest {
             services: vec![ServiceName::new("llm-inference").unwrap()],
             capabilities: r#"{"ram":"62GB"}"#.into(),
             status: GuestStatus::Healthy,
+            load_percent: 5,
         },
     }
 }

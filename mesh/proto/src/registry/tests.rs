@@ -9,8 +9,8 @@ use super::*;
 use crate::id::ServiceName;
 use crate::key::SecretKey;
 use crate::record::{
-    Attachment, AttachmentState, Body, Guest, GuestDetails, GuestStatus, Home, Kind, Lease, NodeRecord, Roles,
-    ServiceHealth, ServiceOffer, Signed, Unknown, Version,
+    Attachment, AttachmentState, Body, Candidacy, Guest, GuestDetails, GuestStatus, Hardware, Home, Kind, Lease,
+    NodeRecord, Roles, ServiceHealth, ServiceOffer, Signed, Unknown, Version,
 };
 
 mod ageing;
@@ -47,6 +47,8 @@ pub(crate) fn node(roles: Roles, home: Option<Home>) -> Body {
         services: if roles.works() { vec![offer] } else { vec![] },
         multiaddrs: vec![],
         home,
+        candidacy: Candidacy::default(),
+        hardware: Hardware::default(),
     })
 }
 
@@ -74,6 +76,7 @@ pub(crate) fn guest(worker_id: &str, status: GuestStatus) -> Body {
         services: vec![],
         capabilities: "{}".into(),
         status,
+        load_percent: 0,
     };
     Body::Guest(Guest { worker_id: worker_id.into(), details })
 }

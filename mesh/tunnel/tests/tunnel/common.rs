@@ -44,6 +44,8 @@ pub(crate) fn node_record(key: &SecretKey, seq: u64) -> Bytes {
         }],
         multiaddrs: vec![],
         home: None,
+        candidacy: Default::default(),
+        hardware: Default::default(),
     };
     sign(key, seq, &Body::Node(record))
 }
@@ -55,6 +57,7 @@ pub(crate) fn sign(key: &SecretKey, seq: u64, body: &Body) -> Bytes {
 pub(crate) fn preface(service: &str) -> Preface {
     Preface {
         kind: StreamKind::Http,
+        node: None,
         service: Some(ServiceName::new(service).unwrap()),
         request: RequestId(7),
         hops: 0,
@@ -270,6 +273,8 @@ impl Node {
             leave: leave.clone(),
             drain: drain.subscribe(),
             coordinators,
+            census: watch::Sender::new(None),
+            newer: mpsc::channel(1).0,
             lanes_max: 4,
             seed: u64::from(seed),
         };
