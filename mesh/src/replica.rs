@@ -5,6 +5,7 @@
 //! of changes waits on a watch channel.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,7 +21,7 @@ use hedgerow_proto::snapshot;
 use hedgerow_proto::sync::{Session, SyncError, Traffic};
 use hedgerow_tunnel::sync::{SyncBroken, SyncReplica, synchronise};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
@@ -32,6 +33,23 @@ const SUSPEND_MIN: Duration = Duration::from_secs(10);
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(60);
 /// The replica looks at its clock this often at least: a timer of the runtime stands still while the machine is suspended.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Records that may wait to be gossiped. Whatever finds no room is synchronised.
+const HURRIED_MAX: usize = 1024;
+
+/// Why a record from elsewhere is not in the registry now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotTaken<O> {
+    /// It is no record, or not a valid one.
+    #[error(transparent)]
+    Bad(RecordError),
+    /// Whoever was asked does not want it.
+    #[error("{0}")]
+    Objection(O),
+    /// The registry has no room for it.
+    #[error(transparent)]
+    Refused(Refused),
+}
 
 /// Why a replica cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +92,7 @@ struct Shared {
     state: Mutex<State>,
     generation: watch::Sender<u64>,
     record: watch::Sender<Option<Bytes>>,
+    hurry: broadcast::Sender<Bytes>,
     failure: watch::Sender<Option<Arc<ReplicaError>>>,
 }
 
@@ -120,6 +139,7 @@ impl Replica {
             state: Mutex::new(state),
             generation: watch::Sender::new(stored),
             record: watch::Sender::new(None),
+            hurry: broadcast::Sender::new(HURRIED_MAX),
             failure: watch::Sender::new(None),
         })))
     }
@@ -182,14 +202,94 @@ impl Replica {
         self.change(|_, state, now| state.registry.part(now, node));
     }
 
-    /// Takes a record from elsewhere.
+    /// Takes a record from elsewhere. What comes from its writer itself is hurried along to the other coordinators.
     pub fn insert(&self, bytes: Bytes, source: Source) -> Result<Outcome, Refused> {
-        self.change(|shared, state, now| {
-            let (signed, record) = Signed::open(bytes, state.registry.federation(), state.registry.limits())?;
-            let outcome = state.registry.insert(now, signed, source)?;
+        match self.insert_if(bytes, source, |_, _| Ok::<(), Infallible>(())) {
+            Ok(outcome) => Ok(outcome),
+            Err(NotTaken::Bad(error)) => Err(error.into()),
+            Err(NotTaken::Refused(refused)) => Err(refused),
+            Err(NotTaken::Objection(never)) => match never {},
+        }
+    }
+
+    /// Takes a record from elsewhere if `judge` has no objection, which sees the registry as it is before.
+    pub fn insert_if<O>(
+        &self,
+        bytes: Bytes,
+        source: Source,
+        judge: impl FnOnce(&Registry, &Record) -> Result<(), O>,
+    ) -> Result<Outcome, NotTaken<O>> {
+        let (federation, limits) = self.read(|registry| (registry.federation(), registry.limits().clone()));
+        // The signature is the dear part, and needs no lock.
+        let (signed, record) = Signed::open(bytes, federation, &limits).map_err(NotTaken::Bad)?;
+        let outcome = self.change(|shared, state, now| {
+            judge(&state.registry, &record).map_err(NotTaken::Objection)?;
+            let outcome = state.registry.insert(now, signed.clone(), source).map_err(NotTaken::Refused)?;
             shared.met_record(state, now, &record);
             Ok(outcome)
+        })?;
+        if outcome.is_news() && matches!(source, Source::Direct(_)) {
+            self.0.hurry(signed.bytes());
+        }
+        Ok(outcome)
+    }
+
+    /// Takes a message of a synchronisation, and of the records in it those that `accept` takes too.
+    pub fn receive_if(
+        &self,
+        session: &mut Session,
+        message: &[u8],
+        accept: impl FnMut(&Registry, &Record) -> bool,
+    ) -> Result<(), SyncError> {
+        self.change(|shared, state, now| {
+            let received = session.handle_judged(now, &mut state.registry, message, accept)?;
+            if received.refused > 0 {
+                debug!(refused = received.refused, "records of a peer were refused");
+            }
+            for signed in &received.news {
+                // Only the node's own records mean something to it, and those are few.
+                if signed.writer() == shared.data_dir.id()
+                    && let Ok(record) = signed.read(state.registry.federation(), state.registry.limits())
+                {
+                    shared.met_record(state, now, &record);
+                }
+            }
+            Ok(())
         })
+    }
+
+    /// All that this side has to say in its turn of a synchronisation.
+    pub fn turn(&self, session: &mut Session) -> Vec<Vec<u8>> {
+        self.change(|_, state, now| std::iter::from_fn(|| session.poll_transmit(now, &state.registry)).collect())
+    }
+
+    /// What this node says from now on, and what the nodes say that hand it their records: for gossip.
+    pub fn hurry(&self) -> broadcast::Receiver<Bytes> {
+        self.0.hurry.subscribe()
+    }
+
+    /// What makes the node known to another coordinator: its own record, and its lease.
+    pub fn introduction(&self) -> Vec<Bytes> {
+        let state = self.0.lock();
+        let me = self.node();
+        let own = state.registry.records_of(&me);
+        own.filter(|signed| matches!(signed.kind(), Kind::NODE | Kind::LEASE))
+            .map(|signed| signed.bytes().clone())
+            .collect()
+    }
+
+    /// What is known of an agent without a key of ours: what coordinators have said of it, with the ages in milliseconds.
+    pub fn guest_records(&self, worker_id: &str) -> Vec<(u64, Vec<u8>)> {
+        self.change(|_, state, now| {
+            let records = state.registry.guest_records(now, worker_id);
+            let ms = |age: Duration| u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+            records.map(|(signed, age)| (ms(age), signed.bytes().to_vec())).collect()
+        })
+    }
+
+    /// The replica's clock.
+    pub fn now(&self) -> Time {
+        self.0.clock.now()
     }
 
     /// Synchronises with a peer over a stream; `session` says which side begins.
@@ -286,21 +386,7 @@ impl SyncReplica for Replica {
     }
 
     fn receive(&self, session: &mut Session, message: &[u8]) -> Result<(), SyncError> {
-        self.change(|shared, state, now| {
-            let received = session.handle(now, &mut state.registry, message)?;
-            if received.refused > 0 {
-                debug!(refused = received.refused, "records of a peer were refused");
-            }
-            for signed in &received.news {
-                // Only the node's own records mean something to it, and those are few.
-                if signed.writer() == shared.data_dir.id()
-                    && let Ok(record) = signed.read(state.registry.federation(), state.registry.limits())
-                {
-                    shared.met_record(state, now, &record);
-                }
-            }
-            Ok(())
-        })
+        self.receive_if(session, message, |_, _| true)
     }
 }
 
@@ -322,12 +408,18 @@ impl Shared {
         now
     }
 
+    fn hurry(&self, record: &Bytes) {
+        // An error says that nobody gossips.
+        let _ = self.hurry.send(record.clone());
+    }
+
     /// Signs something and puts it into the registry.
     fn say(&self, state: &mut State, now: Time, body: Body) -> Result<(), ReplicaError> {
         let signed = state.voice.sign(&body)?;
         let is_node = body.kind() == Kind::NODE;
         state.says.insert((body.kind(), body.subject().to_vec()), body);
         state.registry.insert(now, signed.clone(), Source::Own)?;
+        self.hurry(signed.bytes());
         if is_node {
             self.record.send_replace(Some(signed.bytes().clone()));
         }

@@ -9,6 +9,7 @@ pub mod id;
 pub mod key;
 pub mod limits;
 pub mod own;
+pub mod peer;
 pub mod record;
 pub mod registry;
 pub mod retry;

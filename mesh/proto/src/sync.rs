@@ -26,7 +26,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
-use crate::record::{RecordHash, Signed, Version};
+use crate::record::{Record, RecordHash, Signed, Version};
 use crate::registry::{Fingerprint, KeyHash, Outcome, Prefix, Registry, Source};
 use crate::wire::{self, DecodeError};
 
@@ -34,7 +34,7 @@ use crate::wire::{self, DecodeError};
 /// fingerprints.
 const LIST_MAX: usize = 16;
 /// Messages in one turn: large differences fill the pipe, and the other side gets its turn all the same.
-const MESSAGES_PER_TURN: usize = 16;
+pub const MESSAGES_PER_TURN: usize = 16;
 /// Messages that one session takes: more than the largest registry needs. Whoever sends more plays for time.
 const MESSAGES_MAX: usize = 16 * 1024;
 /// What a message takes beside its parts, in bytes: the version, the flag, and the four lengths.
@@ -218,8 +218,20 @@ impl Session {
         Some(bytes)
     }
 
-    /// Takes a message of the peer.
+    /// Takes a message of the peer, with all records in it that are good.
     pub fn handle(&mut self, now: Time, registry: &mut Registry, bytes: &[u8]) -> Result<Received, SyncError> {
+        self.handle_judged(now, registry, bytes, |_, _| true)
+    }
+
+    /// Takes a message of the peer, and of the records in it those that `accept` takes too: it sees the registry as it is by
+    /// then.
+    pub fn handle_judged(
+        &mut self,
+        now: Time,
+        registry: &mut Registry,
+        bytes: &[u8],
+        mut accept: impl FnMut(&Registry, &Record) -> bool,
+    ) -> Result<Received, SyncError> {
         if self.state != State::PeersTurn {
             return Err(SyncError::OutOfTurn);
         }
@@ -232,7 +244,7 @@ impl Session {
         self.peer_spoke |= message != Message { ends_turn: message.ends_turn, ..Message::default() };
         let mut received = Received::default();
         for (age_ms, bytes) in message.records {
-            match take(now, registry, Duration::from_millis(age_ms), bytes) {
+            match take(now, registry, Duration::from_millis(age_ms), bytes, &mut accept) {
                 Some((signed, outcome)) if outcome.is_news() => received.news.push(signed),
                 Some(_) => {}
                 None => received.refused += 1,
@@ -351,8 +363,17 @@ impl Session {
 }
 
 /// Takes one record of the peer, if it is good and there is room.
-fn take(now: Time, registry: &mut Registry, age: Duration, bytes: Vec<u8>) -> Option<(Signed, Outcome)> {
-    let (signed, _) = Signed::open(Bytes::from(bytes), registry.federation(), registry.limits()).ok()?;
+fn take(
+    now: Time,
+    registry: &mut Registry,
+    age: Duration,
+    bytes: Vec<u8>,
+    accept: &mut impl FnMut(&Registry, &Record) -> bool,
+) -> Option<(Signed, Outcome)> {
+    let (signed, record) = Signed::open(Bytes::from(bytes), registry.federation(), registry.limits()).ok()?;
+    if !accept(registry, &record) {
+        return None;
+    }
     let outcome = registry.insert(now, signed.clone(), Source::Passed(age)).ok()?;
     Some((signed, outcome))
 }

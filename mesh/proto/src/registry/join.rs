@@ -285,7 +285,7 @@ impl Registry {
         Some(self.age_of(now, writer, entry))
     }
 
-    fn age_of(&self, now: Time, writer: &Writer, entry: &Entry) -> Duration {
+    pub(super) fn age_of(&self, now: Time, writer: &Writer, entry: &Entry) -> Duration {
         if let Some(until) = entry.until {
             return self.limits.mark_kept.saturating_sub(until.since(now));
         }

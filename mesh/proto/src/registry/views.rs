@@ -160,6 +160,15 @@ impl Registry {
             .max_by_key(|view| (view.presence, std::cmp::Reverse(view.coordinator)))
     }
 
+    /// All that coordinators have said of the agent of this id, as they signed it, with the ages.
+    pub fn guest_records(&self, now: Time, worker_id: &str) -> impl Iterator<Item = (&Signed, std::time::Duration)> {
+        let subject = worker_id.as_bytes();
+        self.writers.values().filter_map(move |writer| {
+            let entry = writer.entry(Kind::GUEST, subject)?;
+            Some((&entry.signed, self.age_of(now, writer, entry)))
+        })
+    }
+
     /// How often a writer has said two different things in one place, of late, in thousandths: one time counts a
     /// thousand, and half of that after ten minutes.
     pub fn contradictions(&self, now: Time, id: &NodeId) -> u32 {

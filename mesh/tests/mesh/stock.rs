@@ -1,19 +1,16 @@
-//! The libp2p host against a stock libp2p swarm.
-
-#![allow(clippy::unwrap_used, reason = "a test that cannot set its scene up has failed")]
-
-use std::time::Duration;
+//! The host against a stock libp2p swarm.
 
 use futures_util::StreamExt;
-use hedgerow_mesh::host::{Host, TokioExecutor, keypair, peer_id, protocol_version, transport};
+use hedgerow_mesh::host::{Host, HostConfig, Part, TokioExecutor, keypair, peer_id, protocol_version, transport};
 use hedgerow_proto::id::FederationId;
 use hedgerow_proto::key::SecretKey;
+use hedgerow_proto::limits::Limits;
 use libp2p::identity::Keypair;
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, Swarm, SwarmBuilder, identify, noise, ping, tcp, yamux};
+use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(30);
-const FEDERATION: FederationId = FederationId([3; 32]);
+use crate::common::{Coordinator, FEDERATION, PATIENCE};
 
 #[derive(NetworkBehaviour)]
 struct Stock {
@@ -36,23 +33,14 @@ fn stock(federation: FederationId) -> Swarm<Stock> {
         .build()
 }
 
-async fn host(listen: &str) -> (Host, Multiaddr, SecretKey) {
-    let secret = SecretKey::from_seed([5; 32]);
-    let key = keypair(&secret).unwrap();
-    let listen: Multiaddr = listen.parse().unwrap();
-    let mut host = Host::new(&key, FEDERATION, transport(&key).unwrap(), TokioExecutor, &[listen]).unwrap();
-    let bound = tokio::time::timeout(PATIENCE, host.bound()).await.unwrap();
-    (host, bound, secret)
-}
-
 #[tokio::test]
 async fn a_stock_peer_of_the_federation_is_identified_and_answered() {
     for listen in ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"] {
-        let (host, address, secret) = host(listen).await;
-        let status = host.status();
-        let running = tokio::spawn(host.run());
+        let one = Coordinator::start_with(&[], Default::default(), listen).await;
+        let status = one.host.status();
         let mut peer = stock(FEDERATION);
-        peer.dial(address.with_p2p(peer_id(secret.id()).unwrap()).unwrap()).unwrap();
+        let address: Multiaddr = one.addresses[0].clone();
+        peer.dial(address.with_p2p(peer_id(one.node()).unwrap()).unwrap()).unwrap();
         let exchange = async {
             let (mut pinged, mut identified) = (false, false);
             while !(pinged && identified && status.borrow().peers.contains(peer.local_peer_id())) {
@@ -68,30 +56,33 @@ async fn a_stock_peer_of_the_federation_is_identified_and_answered() {
             }
         };
         tokio::time::timeout(PATIENCE, exchange).await.unwrap();
-        running.abort();
+        assert!(status.borrow().coordinators.is_empty(), "it has not said that it is one");
     }
 }
 
 #[tokio::test]
 async fn a_stranger_is_disconnected() {
-    let (host, address, _) = host("/ip4/127.0.0.1/tcp/0").await;
-    let status = host.status();
-    let running = tokio::spawn(host.run());
+    let one = Coordinator::start(&[]).await;
     let mut stranger = stock(FederationId([4; 32]));
-    stranger.dial(address).unwrap();
+    stranger.dial(one.addresses[0].clone()).unwrap();
     let cut_off = async { while !matches!(stranger.select_next_some().await, SwarmEvent::ConnectionClosed { .. }) {} };
     tokio::time::timeout(PATIENCE, cut_off).await.unwrap();
-    assert!(status.borrow().peers.is_empty());
-    running.abort();
+    assert!(one.host.status().borrow().peers.is_empty());
 }
 
 #[tokio::test]
 async fn an_address_in_use_is_named() {
-    let (_first, address, _) = host("/ip4/127.0.0.1/tcp/0").await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    let listen: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap();
     let key = keypair(&SecretKey::from_seed([6; 32])).unwrap();
-    let error = Host::new(&key, FEDERATION, transport(&key).unwrap(), TokioExecutor, &[listen]).err().unwrap();
-    assert!(error.to_string().contains("--mesh-listen"), "{error} {address}");
+    let config = HostConfig {
+        key: key.clone(),
+        federation: FEDERATION,
+        limits: Limits::PRODUCTION,
+        part: Part::Worker,
+        listen: vec![format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap()],
+        seed: 1,
+    };
+    let error = Host::new(config, transport(&key).unwrap(), TokioExecutor).err().unwrap();
+    assert!(error.to_string().contains("--mesh-listen"), "{error}");
 }

@@ -1,0 +1,285 @@
+//! A tunnel over libp2p: the connection between a worker and its home, as a [`Link`].
+//!
+//! ```text
+//! worker                                               home
+//!   HostHandle::connect ── libp2p, both keys proven ──▶
+//!   dial_home ── a stream of the protocol home/1 ─────▶ Homes::next   the control stream: Hello, Join, Welcome, pings
+//!             ◀───────── streams of tunnel/1 ─────────                exchanges, each as down any other tunnel
+//! ```
+//!
+//! The worker opens the first stream, since it is the one that wants something; for the tunnel above it is the home that
+//! opens streams, and that first one is what its first [`Link::open`] gives. Streams of libp2p carry no codes with their
+//! resets: a reset here is always [`reset::CANCELLED`].
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use hedgerow_proto::frame::{close, reset};
+use hedgerow_proto::id::NodeId;
+use hedgerow_tunnel::link::{BoxFuture, BoxStream, Link, LinkClosed, Stream};
+use libp2p::{PeerId, StreamProtocol};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
+use tracing::debug;
+
+use super::{HostHandle, node_id, peer_id};
+
+/// Streams of a home that may wait to be served.
+const BACKLOG: usize = 64;
+
+/// Why a home is not reached.
+#[derive(Debug, thiserror::Error)]
+pub enum HomeError {
+    /// Its id is no key.
+    #[error("{0:?} is not a key")]
+    NotAKey(NodeId),
+    /// Another dial of this host listens for homes already: a fault of this program.
+    #[error("this host has a home already")]
+    InUse,
+    /// No connection came up, or no stream over it.
+    #[error("the coordinator is not reached: {0}")]
+    NotReached(String),
+}
+
+/// A connection of libp2p, as a tunnel sees it.
+pub struct PeerLink {
+    peer: NodeId,
+    peer_id: PeerId,
+    streams: libp2p_stream::Control,
+    protocol: StreamProtocol,
+    first: Mutex<Option<PeerStream>>,
+    incoming: Mutex<mpsc::Receiver<libp2p::Stream>>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    closed: watch::Sender<Option<LinkClosed>>,
+    received: AtomicU64,
+}
+
+impl PeerLink {
+    fn new(
+        (peer, peer_id): (NodeId, PeerId),
+        handle: &HostHandle,
+        first: libp2p::Stream,
+        incoming: mpsc::Receiver<libp2p::Stream>,
+    ) -> Self {
+        let shared = Arc::new(Shared { closed: watch::Sender::new(None), received: AtomicU64::new(0) });
+        Self {
+            peer,
+            peer_id,
+            streams: handle.streams.clone(),
+            protocol: handle.tunnel_protocol(),
+            first: Mutex::new(Some(PeerStream::new(first, &shared))),
+            incoming: Mutex::new(incoming),
+            shared,
+        }
+    }
+
+    fn gone(&self) -> LinkClosed {
+        let reason = self.shared.closed.borrow().clone();
+        reason.unwrap_or_else(|| LinkClosed { code: None, reason: "the other end is gone".into() })
+    }
+}
+
+impl Drop for PeerLink {
+    fn drop(&mut self) {
+        self.close(close::GOING, "dropped");
+    }
+}
+
+impl Link for PeerLink {
+    fn open(&self) -> BoxFuture<'_, Result<BoxStream, LinkClosed>> {
+        Box::pin(async move {
+            if let Some(first) = self.first.lock().await.take() {
+                return Ok(Box::new(first) as BoxStream);
+            }
+            let mut streams = self.streams.clone();
+            tokio::select! {
+                opened = streams.open_stream(self.peer_id, self.protocol.clone()) => match opened {
+                    Ok(stream) => Ok(Box::new(PeerStream::new(stream, &self.shared)) as BoxStream),
+                    Err(error) => Err(LinkClosed { code: None, reason: error.to_string() }),
+                },
+                gone = self.closed() => Err(gone),
+            }
+        })
+    }
+
+    fn accept(&self) -> BoxFuture<'_, Result<BoxStream, LinkClosed>> {
+        Box::pin(async move {
+            if let Some(first) = self.first.lock().await.take() {
+                return Ok(Box::new(first) as BoxStream);
+            }
+            let mut incoming = self.incoming.lock().await;
+            tokio::select! {
+                stream = incoming.recv() => match stream {
+                    Some(stream) => Ok(Box::new(PeerStream::new(stream, &self.shared)) as BoxStream),
+                    None => Err(self.gone()),
+                },
+                gone = self.closed() => Err(gone),
+            }
+        })
+    }
+
+    fn close(&self, code: u32, reason: &str) {
+        self.shared.closed.send_if_modified(|closed| {
+            let first = closed.is_none();
+            closed.get_or_insert_with(|| LinkClosed { code: Some(code), reason: reason.to_owned() });
+            first
+        });
+    }
+
+    fn closed(&self) -> BoxFuture<'_, LinkClosed> {
+        Box::pin(async move {
+            let mut closed = self.shared.closed.subscribe();
+            // The sender is ours: it cannot have gone.
+            let _ = closed.wait_for(Option::is_some).await;
+            self.gone()
+        })
+    }
+
+    fn peer(&self) -> NodeId {
+        self.peer
+    }
+
+    fn remote(&self) -> Option<SocketAddr> {
+        None
+    }
+
+    fn received(&self) -> u64 {
+        self.shared.received.load(Ordering::Relaxed)
+    }
+
+    fn rtt(&self) -> Duration {
+        // Not known here. What it is for (patience with a peer that is far away) has room for a path across the world.
+        RTT_ASSUMED
+    }
+}
+
+/// A round trip round the world, about.
+const RTT_ASSUMED: Duration = Duration::from_millis(300);
+
+/// A stream of libp2p.
+struct PeerStream {
+    /// None once it has been given up: then its drop has reset it.
+    io: Option<Compat<libp2p::Stream>>,
+    shared: Arc<Shared>,
+}
+
+impl PeerStream {
+    fn new(stream: libp2p::Stream, shared: &Arc<Shared>) -> Self {
+        Self { io: Some(stream.compat()), shared: shared.clone() }
+    }
+
+    fn io(&mut self) -> io::Result<Pin<&mut Compat<libp2p::Stream>>> {
+        if let Some(closed) = self.shared.closed.borrow().clone() {
+            return Err(closed.into());
+        }
+        self.io.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl AsyncRead for PeerStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = self.io()?.poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.shared.received.fetch_add(1, Ordering::Relaxed);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for PeerStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.io()?.poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io()?.poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io()?.poll_shutdown(cx)
+    }
+}
+
+impl Stream for PeerStream {
+    fn reset(&mut self, _: u32) {
+        self.io = None;
+    }
+
+    fn poll_stopped(&mut self, _: &mut Context<'_>) -> Poll<u32> {
+        // Libp2p does not tell; a write does, and so does a read.
+        match self.io {
+            Some(_) => Poll::Pending,
+            None => Poll::Ready(reset::CANCELLED),
+        }
+    }
+}
+
+/// The workers that come to a coordinator.
+pub struct Homes {
+    handle: HostHandle,
+    arriving: libp2p_stream::IncomingStreams,
+}
+
+impl Homes {
+    /// Listens for workers; once for each host.
+    pub fn listen(handle: &HostHandle) -> Result<Self, HomeError> {
+        let arriving = handle.streams.clone().accept(handle.home_protocol()).map_err(|_| HomeError::InUse)?;
+        Ok(Self { handle: handle.clone(), arriving })
+    }
+
+    /// The next worker that wants this node as its home. `None` when the host has stopped.
+    pub async fn next(&mut self) -> Option<PeerLink> {
+        loop {
+            let (peer_id, stream) = self.arriving.next().await?;
+            // A key of another kind is none of ours.
+            let Some(peer) = node_id(&peer_id) else { continue };
+            return Some(PeerLink::new((peer, peer_id), &self.handle, stream, mpsc::channel(1).1));
+        }
+    }
+}
+
+/// A worker's host, which has one home at a time.
+pub struct HomeDialer {
+    handle: HostHandle,
+    current: watch::Sender<Option<(PeerId, mpsc::Sender<libp2p::Stream>)>>,
+}
+
+impl HomeDialer {
+    /// Once for each host.
+    pub fn new(handle: &HostHandle) -> Result<Self, HomeError> {
+        let mut incoming = handle.streams.clone().accept(handle.tunnel_protocol()).map_err(|_| HomeError::InUse)?;
+        let current: watch::Sender<Option<(PeerId, mpsc::Sender<libp2p::Stream>)>> = watch::Sender::new(None);
+        let to = current.subscribe();
+        tokio::spawn(async move {
+            while let Some((peer, stream)) = incoming.next().await {
+                let home = to.borrow().as_ref().filter(|(home, _)| *home == peer).map(|(_, sender)| sender.clone());
+                // Nobody else has anything to send down here; and a home that opens more than can wait is refused.
+                match home {
+                    Some(sender) if sender.try_send(stream).is_ok() => {}
+                    _ => debug!(%peer, "a stream that nobody waits for is reset"),
+                }
+            }
+        });
+        Ok(Self { handle: handle.clone(), current })
+    }
+
+    /// Opens the control stream to a coordinator that is connected, or is being connected. The link's first
+    /// [`Link::accept`] is that stream.
+    pub async fn dial(&self, home: NodeId) -> Result<PeerLink, HomeError> {
+        let peer = peer_id(home).ok_or(HomeError::NotAKey(home))?;
+        let (sender, incoming) = mpsc::channel(BACKLOG);
+        self.current.send_replace(Some((peer, sender)));
+        let opened = self.handle.streams.clone().open_stream(peer, self.handle.home_protocol()).await;
+        let first = opened.map_err(|error| HomeError::NotReached(error.to_string()))?;
+        Ok(PeerLink::new((home, peer), &self.handle, first, incoming))
+    }
+}

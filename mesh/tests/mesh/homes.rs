@@ -1,0 +1,74 @@
+//! A worker's one connection to its home: a tunnel over libp2p.
+
+use std::sync::Arc;
+
+use hedgerow_mesh::host::link::{HomeDialer, Homes};
+use hedgerow_mesh::host::{Host, HostConfig, HostHandle, Part, keypair};
+use hedgerow_proto::id::NodeId;
+use hedgerow_proto::key::SecretKey;
+use hedgerow_proto::limits::Limits;
+use hedgerow_tunnel::Link;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::common::{Coordinator, FEDERATION, PATIENCE};
+
+fn worker(seed: u8) -> (HostHandle, NodeId) {
+    let secret = SecretKey::from_seed([seed; 32]);
+    let host = Host::spawn(HostConfig {
+        key: keypair(&secret).unwrap(),
+        federation: FEDERATION,
+        limits: Limits::PRODUCTION,
+        part: Part::Worker,
+        listen: vec![],
+        seed: seed.into(),
+    });
+    (host.unwrap(), secret.id())
+}
+
+#[tokio::test]
+async fn streams_go_both_ways_between_a_worker_and_its_home_and_end_with_it() {
+    let home = Coordinator::start(&[]).await;
+    let mut homes = Homes::listen(&home.host).unwrap();
+    let (host, id) = worker(9);
+    let dialer = HomeDialer::new(&host).unwrap();
+    host.connect(home.node(), home.addresses.clone()).await.unwrap();
+    let scene = async {
+        let (at_worker, at_home) = tokio::join!(dialer.dial(home.node()), homes.next());
+        let (at_worker, at_home) = (Arc::new(at_worker.unwrap()), Arc::new(at_home.unwrap()));
+        assert_eq!((at_worker.peer(), at_home.peer()), (home.node(), id));
+        // The first stream is the one that the worker opened.
+        let (mut control, mut accepted) = (at_home.open().await.unwrap(), at_worker.accept().await.unwrap());
+        control.write_all(b"hello").await.unwrap();
+        control.flush().await.unwrap();
+        let mut five = [0; 5];
+        accepted.read_exact(&mut five).await.unwrap();
+        assert_eq!(&five, b"hello");
+        // All others are opened by the home.
+        for n in 0..3_u8 {
+            let mut down = at_home.open().await.unwrap();
+            down.write_all(&[n; 1000]).await.unwrap();
+            down.shutdown().await.unwrap();
+            let mut up = at_worker.accept().await.unwrap();
+            let mut got = Vec::new();
+            up.read_to_end(&mut got).await.unwrap();
+            assert_eq!(got, [n; 1000]);
+            up.write_all(b"done").await.unwrap();
+            up.shutdown().await.unwrap();
+            let mut back = Vec::new();
+            down.read_to_end(&mut back).await.unwrap();
+            assert_eq!(back, b"done");
+        }
+        // A stream that is given up is an error at the other end.
+        let mut down = at_home.open().await.unwrap();
+        down.write_all(b"x").await.unwrap();
+        down.flush().await.unwrap();
+        let mut up = at_worker.accept().await.unwrap();
+        up.read_exact(&mut [0]).await.unwrap();
+        drop(down);
+        assert!(up.read_exact(&mut [0]).await.is_err());
+        // And so is everything when the worker has gone.
+        drop((dialer, host, at_worker, accepted));
+        assert!(control.read_exact(&mut [0]).await.is_err());
+    };
+    tokio::time::timeout(PATIENCE, scene).await.unwrap();
+}

@@ -1,0 +1,11 @@
+//! The mesh as coordinators see it: real hosts on loopback, among themselves, with stock libp2p peers, and with peers that
+//! mean no good.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot set its scene up has failed")]
+
+mod common;
+mod convergence;
+mod heartbeat;
+mod homes;
+mod hostile;
+mod stock;
