@@ -148,10 +148,10 @@ impl Host {
     pub fn spawn(
         key: &SecretKey,
         federation: FederationId,
-        listen: &Multiaddr,
+        listen: &[Multiaddr],
     ) -> Result<watch::Receiver<HostStatus>, HostError> {
         let key = keypair(key)?;
-        let host = Self::new(&key, federation, transport(&key)?, TokioExecutor, std::slice::from_ref(listen))?;
+        let host = Self::new(&key, federation, transport(&key)?, TokioExecutor, listen)?;
         let status = host.status();
         tokio::spawn(host.run());
         Ok(status)
