@@ -74,7 +74,7 @@ class Answer(namedtuple("Answer", "status headers body")):
 
     def good(self, shape):
         """A success of this shape, and nothing in it that says it is an error."""
-        need(200 <= self.status < 300, f"the status is {self.status}: {self.body[:200]!r}")
+        need(200 <= self.status < 300, f"the status is {self.status}: {self.body[:300]!r}")
         kind = self.header("content-type").split(";")[0].strip()
         need(kind == "application/json", f"the content type is {kind!r}")
         answer = self.json()
@@ -85,7 +85,7 @@ class Answer(namedtuple("Answer", "status headers body")):
     def problem(self, *statuses):
         """An error as they all have to be: RFC 9457 with a stable code and the request's id."""
         wanted = " or ".join(map(str, statuses))
-        need(self.status in statuses, f"the status is {self.status}, not {wanted}: {self.body[:200]!r}")
+        need(self.status in statuses, f"the status is {self.status}, not {wanted}: {self.body[:300]!r}")
         kind = self.header("content-type").split(";")[0].strip()
         need(kind == "application/problem+json", f"the content type of the error is {kind!r}")
         answer = self.json()
@@ -236,7 +236,7 @@ def register_nonsense(world):
 def register_wrong(world):
     answer = world.register(worker_id=new_id("wrong"), worker_type="cpu")
     answer.problem(422)
-    need(b"capabilities" in answer.body, f"the missing field is not named: {answer.body[:200]!r}")
+    need(b"capabilities" in answer.body, f"the missing field is not named: {answer.body[:300]!r}")
     world.base.ask("POST", "/api/worker/register", b"{", {"Content-Type": "application/json"}).problem(400, 422)
     world.base.ask("POST", "/api/worker/register", []).problem(400, 422)
 
@@ -282,7 +282,7 @@ def edge(world):
     world.base.ask("POST", "/api/edge/heartbeat", {"worker_id": new_id("nobody")}).problem(404)
     answer = world.base.ask("POST", "/api/edge/register", {"worker_type": "edge", "capabilities": {}})
     answer.problem(422)
-    need(b"worker_id" in answer.body, f"the missing field is not named: {answer.body[:200]!r}")
+    need(b"worker_id" in answer.body, f"the missing field is not named: {answer.body[:300]!r}")
 
 
 @check("GET /api/dht/bootstrap")

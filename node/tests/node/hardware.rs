@@ -40,7 +40,7 @@ async fn a_gpu_is_in_the_record_and_in_the_status() {
 async fn an_nvidia_smi_that_hangs_keeps_no_node_from_joining() {
     let home = Home::new();
     let mut entry = Entry::start(1).await;
-    let mut node = start_with_nvidia_smi(&home, &entry, "exec tail -f /dev/null").await;
+    let mut node = start_with_nvidia_smi(&home, &entry, "exec sleep 600").await;
     let Body::Node(record) = entry.joined().await.record.body else { panic!("not a node's record") };
     assert_eq!(record.hardware.gpu, None);
     node.says(&["no GPU", "did not answer within 2s"]).await;

@@ -59,7 +59,7 @@ async fn a_driver_that_does_not_work_is_no_gpu_and_is_told_of() {
 
 #[tokio::test]
 async fn a_program_that_hangs_is_killed_when_its_time_is_up() {
-    let (directory, program) = fake("echo $$ > \"$0.new\"; mv \"$0.new\" \"$0.pid\"; exec tail -f /dev/null");
+    let (directory, program) = fake("echo $$ > \"$0.new\"; mv \"$0.new\" \"$0.pid\"; exec sleep 600");
     let asking = tokio::spawn(async move { largest(&program, PATIENCE).await });
     let pid = until("it runs", || std::fs::read_to_string(directory.path().join("nvidia-smi.pid")).ok()).await;
     tokio::time::pause();
