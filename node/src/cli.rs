@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use hedgerow_mesh::host::Multiaddr;
 use hedgerow_process::logging::LogFormat;
 use hedgerow_proto::id::NodeId;
 use serde::Deserialize;
 
 use crate::entry_url::EntryUrl;
 use crate::service_spec::ServiceSpec;
+use crate::settings::{MeshAddress, Span};
 
 /// Offers services of this machine through the public entries of a federation. The node dials out: no port needs to be
 /// open, and only the services that you name can be reached.
@@ -58,10 +58,22 @@ pub struct JoinArgs {
     /// [env: HEDGEROW_LISTEN, or PORT with HOST] [default: not at all]
     #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address)]
     pub listen: Option<SocketAddr>,
-    /// Where a coordinator's libp2p listens, for example /ip4/0.0.0.0/udp/4001/quic-v1; port 0 takes any. Coordinators only
-    /// [env: HEDGEROW_MESH_LISTEN] [default: not at all]
-    #[arg(long, value_name = "MULTIADDR", value_parser = multiaddr)]
-    pub mesh_listen: Option<Multiaddr>,
+    /// Where a coordinator's libp2p listens, for example /ip4/0.0.0.0/udp/4001/quic-v1 (port 0 takes any), or off. Coordinators
+    /// only. May be given several times [env: HEDGEROW_MESH_LISTEN, separated by commas] [default: not at all]
+    #[arg(long, value_name = "MULTIADDR|off")]
+    pub mesh_listen: Vec<MeshAddress>,
+    /// What kind of work the node is for. auto looks at the machine: gpu with a GPU that nvidia-smi knows, storage with 1 TiB of
+    /// room for its data and at most 4 cores, else cpu [env: HEDGEROW_WORKER_TYPE or WORKER_TYPE] [default: auto]
+    #[arg(long, value_name = "TYPE")]
+    pub worker_type: Option<WorkerTypeChoice>,
+    /// A coordinator takes an older agent for well while its last heartbeat is younger than this
+    /// [env: HEDGEROW_HEARTBEAT_TIMEOUT, or HEARTBEAT_TIMEOUT_SECONDS in seconds] [default: 5min]
+    #[arg(long, value_name = "TIME")]
+    pub heartbeat_timeout: Option<Span>,
+    /// A coordinator forgets an older agent that has been silent for so long
+    /// [env: HEDGEROW_WORKER_TIMEOUT, or WORKER_TIMEOUT_SECONDS in seconds] [default: 10min]
+    #[arg(long, value_name = "TIME")]
+    pub worker_timeout: Option<Span>,
     /// Where the node is, in your own words, shown to others; up to 64 bytes [env: HEDGEROW_LOCATION or LOCATION]
     #[arg(long, value_name = "TEXT")]
     pub location: Option<String>,
@@ -88,8 +100,9 @@ pub struct JoinArgs {
 const AFTER_HELP: &str = "\
 Flags override the environment, which overrides the file. An empty variable is an unset one.
 
-Of the names that older agents know, COORDINATOR_URL, LOCATION, and PORT with HOST are honoured. WORKER_ID, WORKER_TYPE, \
-USE_TUNNEL and TUNNEL_URL are not: a node's id is its key, its services are those that you name, and it always dials out.";
+Of the names that older agents know, COORDINATOR_URL, LOCATION, WORKER_TYPE, PORT with HOST, HEARTBEAT_TIMEOUT_SECONDS and \
+WORKER_TIMEOUT_SECONDS are honoured. WORKER_ID, COORDINATOR_ID, USE_TUNNEL and TUNNEL_URL are not: a node's id is its key, and \
+it always dials out.";
 
 /// Which running node is meant.
 #[derive(Debug, Clone, Default, Args)]
@@ -137,16 +150,26 @@ pub enum RoleChoice {
     Both,
 }
 
+/// What kind of work the operator wants the node to be for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkerTypeChoice {
+    /// As its hardware suggests.
+    #[default]
+    Auto,
+    /// Models that need a GPU.
+    Gpu,
+    /// Anything that a processor does.
+    Cpu,
+    /// Keeping things.
+    Storage,
+    /// Passing requests on. Never chosen without being asked for: hardware does not tell.
+    Edge,
+}
+
 /// Reads the address of `--listen`.
 pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("{text:?} is not ADDRESS:PORT; write for example 127.0.0.1:8787 or 0.0.0.0:8787"))
-}
-
-/// Reads the address of `--mesh-listen`.
-pub fn multiaddr(text: &str) -> Result<Multiaddr, String> {
-    text.parse().map_err(|error| {
-        format!("{text:?} is not a multiaddr ({error}); write for example /ip4/0.0.0.0/udp/4001/quic-v1")
-    })
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! ```text
 //! cli, settings ──▶ run ──▶ entries ──▶ bootstrap        one tunnel for each entry of each domain, kept up
 //!                    │         └──────▶ hedgerow_tunnel   requests come back down it
+//!                    ├────▶ hardware                      what this machine has; goes into the signed record
 //!                    ├────▶ services ──▶ pool             a slot and a connection for each request
 //!                    ├────▶ probe                         which services are up; goes into the signed record
 //!                    ├────▶ lan                           the same routes on a port of this machine
@@ -17,6 +18,7 @@ pub mod cli;
 pub mod control;
 pub mod entries;
 pub mod entry_url;
+pub mod hardware;
 pub mod identity;
 pub mod lan;
 pub mod membership;

@@ -11,7 +11,7 @@ use hedgerow_process::exit::Failure;
 use hedgerow_proto::frame::{Preface, Refusal, StreamKind};
 use hedgerow_proto::id::FederationId;
 use hedgerow_proto::limits::Limits;
-use hedgerow_proto::record::{NodeRecord, Roles};
+use hedgerow_proto::record::{Hardware, NodeRecord, Roles};
 use hedgerow_proto::registry::Source;
 use hedgerow_proto::sync::Session;
 use hedgerow_tunnel::link::{BoxFuture, BoxStream};
@@ -24,6 +24,7 @@ use tracing::{debug, error};
 
 use crate::identity::Identity;
 use crate::services::LocalServices;
+use crate::settings::MeshListen;
 
 /// Connections to one entry at most: one for each of its threads.
 const LANES_MAX: u16 = hedgerow_tunnel::tuning::LANES_MAX;
@@ -37,8 +38,10 @@ pub struct Profile {
     pub roles: Roles,
     /// Where it is.
     pub location: String,
+    /// What it runs on.
+    pub hardware: Hardware,
     /// Where other coordinators can dial it.
-    pub mesh_listen: Option<Multiaddr>,
+    pub mesh_listen: MeshListen,
 }
 
 impl Profile {
@@ -53,7 +56,7 @@ impl Profile {
             multiaddrs: addresses.map(ToString::to_string).collect(),
             home: None,
             candidacy: Default::default(),
-            hardware: Default::default(),
+            hardware: self.hardware.clone(),
         }
     }
 }
@@ -88,13 +91,13 @@ pub struct Membership {
 impl Membership {
     /// Joins: opens the replica, puts the libp2p host up if one is asked for, and says what the node is.
     pub fn join(federation: FederationId, member: &Member<'_>) -> Result<Self, Failure> {
-        let host = match &member.profile.mesh_listen {
-            Some(address) => Host::spawn(member.identity.key(), federation, address).map_err(|error| {
+        let host = match member.profile.mesh_listen.addresses() {
+            [] => watch::Sender::new(HostStatus::default()).subscribe(),
+            addresses => Host::spawn(member.identity.key(), federation, addresses).map_err(|error| {
                 Failure::runtime(&error)
                     .means("other coordinators could not dial this node there, so it stops")
                     .advice("give --mesh-listen another port (0 takes any that is free), or leave it out")
             })?,
-            None => watch::Sender::new(HostStatus::default()).subscribe(),
         };
         let replica = Replica::open(ReplicaConfig {
             data_dir: member.identity.data_dir().clone(),

@@ -21,7 +21,7 @@ use crate::identity::Identity;
 use crate::membership::{Member, Membership, Profile};
 use crate::registry_view::RegistryView;
 use crate::services::{LocalService, LocalServices};
-use crate::status::{EntryStatus, LeaveProgress, ServiceStatus, Stage, Status, TunnelStage};
+use crate::status::{EntryStatus, HardwareStatus, LeaveProgress, ServiceStatus, Stage, Status, TunnelStage};
 
 /// What every part of the node may know.
 pub struct Node {
@@ -159,7 +159,7 @@ impl Node {
 
     /// Waits until its libp2p host is bound, where it has one and is in a federation.
     pub async fn mesh_bound(&self) {
-        if self.profile.mesh_listen.is_none() {
+        if self.profile.mesh_listen.addresses().is_empty() {
             return;
         }
         let hosts: Vec<_> = {
@@ -209,6 +209,7 @@ impl control::Node for Node {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             role: role_word(self.profile.roles).to_owned(),
             location: self.profile.location.clone(),
+            hardware: Some(HardwareStatus::of(&self.profile.hardware)),
             pid: std::process::id(),
             data_dir: self.data_dir.display().to_string(),
             uptime_ms: ms(self.started.elapsed()),

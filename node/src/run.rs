@@ -18,6 +18,7 @@ use tracing::info;
 use crate::bootstrap::Bootstrap;
 use crate::control::Control;
 use crate::entries::Entries;
+use crate::hardware;
 use crate::identity::Identity;
 use crate::lan;
 use crate::membership::Profile;
@@ -25,7 +26,7 @@ use crate::node::{Node, role_word};
 use crate::probe;
 use crate::services::LocalServices;
 use crate::settings::Settings;
-use crate::status::LeaveProgress;
+use crate::status::{HardwareStatus, LeaveProgress};
 
 /// How long requests may take to finish when the node leaves.
 const DRAIN_TIMEOUT: Duration = hedgerow_tunnel::tuning::DRAIN_TIMEOUT;
@@ -73,12 +74,14 @@ pub async fn join(settings: Settings) -> Result<(), Failure> {
     let shutdown =
         Shutdown::on_signals().map_err(|error| Failure::runtime(format!("cannot listen for signals: {error}")))?;
     let services = Arc::new(LocalServices::new(settings.services.clone()));
+    let lan = settings.listen.map(lan::bind).transpose()?;
     let profile = Profile {
         roles: settings.roles,
         location: settings.location.clone(),
+        // Its directory is there by now.
+        hardware: hardware::detect(settings.worker_type, &settings.data_dir).await,
         mesh_listen: settings.mesh_listen.clone(),
     };
-    let lan = settings.listen.map(lan::bind).transpose()?;
     check_record(&identity, &profile, &services)?;
     let (failures, mut failed) = mpsc::channel(1);
     let node = Node::new(identity, profile, services, shutdown, settings.data_dir.clone(), failures);
@@ -127,7 +130,7 @@ fn open_to_lan(node: &Arc<Node>, listener: std::net::TcpListener) -> Result<(), 
 
 /// A record that no entry would take is found out before the first one refuses it.
 fn check_record(identity: &Identity, profile: &Profile, services: &LocalServices) -> Result<(), Failure> {
-    let record = profile.record(services, profile.mesh_listen.as_slice());
+    let record = profile.record(services, profile.mesh_listen.addresses());
     let federation = FederationId([0; 32]);
     Voice::new(identity.key().clone(), federation, identity.incarnation, 0, Limits::PRODUCTION)
         .sign(&Body::Node(record))
@@ -149,6 +152,7 @@ fn greet(settings: &Settings, node: &Node) {
         "hedgerow-node {} starts",
         env!("CARGO_PKG_VERSION")
     );
+    info!("this machine: {}", HardwareStatus::of(&node.profile.hardware));
     if settings.services.is_empty() {
         info!(
             "no service is named: the node is a coordinator and offers nothing; --service NAME=http://127.0.0.1:PORT makes it a worker"
@@ -157,7 +161,7 @@ fn greet(settings: &Settings, node: &Node) {
     for name in &settings.ignored_variables {
         info!(
             variable = name,
-            "this variable is set and means nothing to this node: its id is its key, and it offers the services that are named"
+            "this variable is set and means nothing to this node: its id is its key, and it always dials out"
         );
     }
 }

@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
-use hedgerow_mesh::host::Multiaddr;
 use hedgerow_process::config::{self, ConfigError};
 use hedgerow_process::exit::Failure;
 use hedgerow_process::logging::LogFormat;
@@ -14,9 +14,16 @@ use hedgerow_proto::limits::Limits;
 use hedgerow_proto::record::Roles;
 use serde::de::{self, Deserialize, Deserializer};
 
-use crate::cli::{self, JoinArgs, RoleChoice, Which};
+use crate::cli::{self, JoinArgs, RoleChoice, Which, WorkerTypeChoice};
 use crate::entry_url::EntryUrl;
 use crate::service_spec::{ServiceSpec, ServiceSpecError};
+
+mod mesh_listen;
+mod timeouts;
+
+pub use mesh_listen::{MeshAddress, MeshListen};
+pub use timeouts::Span;
+use timeouts::{Said, Timeouts};
 
 /// What the node runs with. Every part has been checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,7 +43,15 @@ pub struct Settings {
     /// Where to serve on the LAN.
     pub listen: Option<SocketAddr>,
     /// Where other coordinators can dial it.
-    pub mesh_listen: Option<Multiaddr>,
+    pub mesh_listen: MeshListen,
+    /// What kind of work it is for, or that its hardware decides.
+    pub worker_type: WorkerTypeChoice,
+    /// A coordinator takes an agent of the existing contract for well while its last heartbeat is younger than this:
+    /// models take minutes to load. Our own nodes are watched over their tunnels.
+    pub heartbeat_timeout: Duration,
+    /// When an agent of the existing contract has been silent for so long, its coordinator forgets it. Never shorter than
+    /// the heartbeat timeout.
+    pub worker_timeout: Duration,
     /// Where the node is, in its operator's words.
     pub location: String,
     /// Where to say that it is ready.
@@ -56,7 +71,10 @@ pub struct File {
     role: Option<RoleChoice>,
     data_dir: Option<PathBuf>,
     listen: Option<Text<ListenAddress>>,
-    mesh_listen: Option<Text<MeshListen>>,
+    mesh_listen: OneOrMany<MeshAddress>,
+    worker_type: Option<WorkerTypeChoice>,
+    heartbeat_timeout: Option<Text<Span>>,
+    worker_timeout: Option<Text<Span>>,
     location: Option<String>,
     entry_key: OneOrMany<NodeId>,
     entry_ca: Option<PathBuf>,
@@ -137,16 +155,6 @@ impl FromStr for ListenAddress {
     }
 }
 
-#[derive(Debug)]
-struct MeshListen(Multiaddr);
-
-impl FromStr for MeshListen {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        cli::multiaddr(text).map(Self)
-    }
-}
-
 /// The process's environment, or a test's.
 pub struct Environment<'a>(pub &'a dyn Fn(&str) -> Option<String>);
 
@@ -197,7 +205,8 @@ impl<T: clap::ValueEnum> FromStr for Word<T> {
     }
 }
 
-const IGNORED_VARIABLES: [&str; 4] = ["WORKER_ID", "WORKER_TYPE", "USE_TUNNEL", "TUNNEL_URL"];
+/// What they said to older agents has no place here: a node's id is its key, and it always dials out.
+const IGNORED_VARIABLES: [&str; 4] = ["WORKER_ID", "COORDINATOR_ID", "USE_TUNNEL", "TUNNEL_URL"];
 
 impl Settings {
     /// Puts together what `join` runs with.
@@ -222,15 +231,18 @@ impl Settings {
         };
         let services = in_order(services)?;
         let roles = roles(role, &services)?;
-        let mesh_listen = args
-            .mesh_listen
-            .or(environment.value::<MeshListen>(&["HEDGEROW_MESH_LISTEN"])?.map(|address| address.0))
-            .or(file.mesh_listen.map(|text| text.0.0));
-        if mesh_listen.is_some() && !roles.coordinates() {
-            return Err(Failure::usage("--mesh-listen is for coordinators, and this node is a worker")
-                .means("nobody would dial it there")
-                .advice("add --role both, or leave --mesh-listen out"));
-        }
+        let mesh_listen = MeshListen::of(
+            first_of([args.mesh_listen, environment.list(&["HEDGEROW_MESH_LISTEN"])?, file.mesh_listen.0]),
+            roles,
+        )?;
+        let timeouts = Timeouts::of([
+            Said { heartbeat: args.heartbeat_timeout, worker: args.worker_timeout },
+            Said::by_variables(environment)?,
+            Said {
+                heartbeat: file.heartbeat_timeout.map(|text| text.0),
+                worker: file.worker_timeout.map(|text| text.0),
+            },
+        ])?;
         Ok(Self {
             entries: at_least_one(unique(entries))?,
             entry_keys: first_of([args.entry_keys, environment.list(&["HEDGEROW_ENTRY_KEY"])?, file.entry_key.0]),
@@ -244,6 +256,15 @@ impl Settings {
                 .map_or_else(|| default_data_dir(environment), Ok)?,
             listen,
             mesh_listen,
+            worker_type: args
+                .worker_type
+                .or(environment
+                    .value::<Word<WorkerTypeChoice>>(&["HEDGEROW_WORKER_TYPE", "WORKER_TYPE"])?
+                    .map(|word| word.0))
+                .or(file.worker_type)
+                .unwrap_or_default(),
+            heartbeat_timeout: timeouts.heartbeat,
+            worker_timeout: timeouts.worker,
             location: location(
                 args.location
                     .or_else(|| environment.text(&["HEDGEROW_LOCATION", "LOCATION"]).map(|(_, text)| text))
@@ -378,131 +399,4 @@ fn location(text: String) -> Result<String, Failure> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::Parser;
-
-    fn resolve(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Settings, String> {
-        let arguments = ["hedgerow-node", "join"].iter().chain(arguments);
-        let cli = cli::Cli::try_parse_from(arguments).map_err(|error| error.to_string())?;
-        let cli::Command::Join(args) = cli.command else { panic!("not a join") };
-        let environment = |name: &str| {
-            let given = variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-            given.or_else(|| (name == "HOME").then(|| "/home/me".to_owned()))
-        };
-        Settings::resolve(*args, &Environment(&environment)).map_err(|failure| failure.to_string())
-    }
-
-    fn file(text: &str) -> (tempfile::NamedTempFile, String) {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), text).unwrap();
-        let path = file.path().to_str().unwrap().to_owned();
-        (file, path)
-    }
-
-    #[test]
-    fn the_shortest_command_line_is_enough() {
-        let settings = resolve(&["https://example.org", "--service", "a=http://127.0.0.1:1"], &[]).unwrap();
-        assert_eq!(settings.roles, Roles::Worker);
-        assert_eq!(settings.data_dir, Path::new("/home/me/.local/share/hedgerow"));
-        assert_eq!((settings.listen, settings.location.as_str()), (None, ""));
-        assert_eq!(resolve(&["https://example.org"], &[]).unwrap().roles, Roles::Coordinator);
-    }
-
-    #[test]
-    fn a_flag_overrides_a_variable_which_overrides_the_file() {
-        let (_file, path) = file("entry = 'https://file.example'\nlocation = 'file'\nrole = 'coordinator'");
-        let at = |arguments: &[&str], variables: &[(&str, &str)]| {
-            let mut all = vec!["--config", path.as_str()];
-            all.extend(arguments);
-            resolve(&all, variables).unwrap().location
-        };
-        assert_eq!(at(&[], &[]), "file");
-        assert_eq!(at(&[], &[("LOCATION", "old name")]), "old name");
-        assert_eq!(at(&[], &[("LOCATION", "old name"), ("HEDGEROW_LOCATION", "variable")]), "variable");
-        assert_eq!(at(&["--location", "flag"], &[("HEDGEROW_LOCATION", "variable")]), "flag");
-        assert_eq!(
-            at(&[], &[("HEDGEROW_LOCATION", ""), ("LOCATION", "")]),
-            "file",
-            "an empty variable is an unset one"
-        );
-    }
-
-    #[test]
-    fn the_file_says_the_same_as_the_flags() {
-        let (_file, path) = file(
-            "entry = ['https://a.example', 'http://127.0.0.1:1']\nlisten = '127.0.0.1:0'\nrole = 'both'\n\
-             [[service]]\nname = 'b'\nurl = 'http://127.0.0.1:2'\ncapacity = 3\nhealth = '/h'\n\
-             [[service]]\nname = 'a'\nurl = 'http://127.0.0.1:2'",
-        );
-        let from_file = resolve(&["--config", &path], &[]).unwrap();
-        let from_flags = resolve(
-            &[
-                "https://a.example",
-                "http://127.0.0.1:1",
-                "--listen",
-                "127.0.0.1:0",
-                "--role",
-                "both",
-                "--service",
-                "b=http://127.0.0.1:2;capacity=3;health=/h",
-                "--service",
-                "a=http://127.0.0.1:2",
-            ],
-            &[],
-        );
-        assert_eq!(from_file, from_flags.unwrap());
-        let from_variables = resolve(
-            &[],
-            &[
-                ("HEDGEROW_ENTRY", "https://a.example, http://127.0.0.1:1"),
-                ("HOST", "localhost"),
-                ("PORT", "0"),
-                ("HEDGEROW_ROLE", "both"),
-                ("HEDGEROW_SERVICES", "b=http://127.0.0.1:2;capacity=3;health=/h,a=http://127.0.0.1:2"),
-            ],
-        );
-        assert_eq!(from_file, from_variables.unwrap());
-    }
-
-    #[test]
-    fn what_is_wrong_is_said_with_its_source() {
-        let error = resolve(&[], &[("HEDGEROW_SERVICES", "x=https://a:1"), ("COORDINATOR_URL", "https://e.example")]);
-        assert!(error.unwrap_err().contains("HEDGEROW_SERVICES"));
-        assert!(resolve(&[], &[("COORDINATOR_URL", "example.org")]).unwrap_err().contains("COORDINATOR_URL"));
-        assert!(
-            resolve(&["https://e.example"], &[("HEDGEROW_ROLE", "boss")]).unwrap_err().contains("auto, coordinator")
-        );
-        assert!(resolve(&["https://e.example"], &[("PORT", "http")]).unwrap_err().contains("PORT"));
-        let (_file, path) = file("entry = 'https://e.example'\n[[service]]\nname = 'x'\nurl = 'https://a:1'");
-        let error = resolve(&["--config", &path], &[]).unwrap_err();
-        assert!(error.contains(":2:") && error.contains("over https are not supported yet"), "{error}");
-        let (_file, path) = file("[[service]]\nname = 'x'\nurl = 'http://a:1'\ncapasity = 1");
-        let error = resolve(&["--config", &path], &[]).unwrap_err();
-        assert!(error.contains("unknown key `capasity`; did you mean `capacity`?"), "{error}");
-        let (_file, path) = file("entry = 5");
-        assert!(resolve(&["--config", &path], &[]).unwrap_err().contains("a string or a list of strings"));
-    }
-
-    #[test]
-    fn a_role_fits_its_services() {
-        let entry = "https://e.example";
-        assert!(resolve(&[], &[]).unwrap_err().contains("no entry is named"));
-        assert!(resolve(&[entry, "--role", "worker"], &[]).unwrap_err().contains("--service NAME"));
-        assert!(resolve(&[entry, "--role", "both"], &[]).unwrap_err().contains("--role coordinator"));
-        let service = ["--service", "a=http://a:1"];
-        let with = |role| resolve(&[entry, "--role", role, service[0], service[1]], &[]);
-        assert!(with("coordinator").unwrap_err().contains("--role both"));
-        assert_eq!(with("both").unwrap().roles, Roles::Both);
-        assert!(
-            resolve(&[entry, service[0], service[1], service[0], service[1]], &[]).unwrap_err().contains("named twice")
-        );
-        assert!(resolve(&[entry, "--location", &"x".repeat(65)], &[]).unwrap_err().contains("65 bytes"));
-    }
-
-    #[test]
-    fn variables_of_older_agents_that_mean_nothing_here_are_known() {
-        let variables = [("COORDINATOR_URL", "https://e.example/"), ("WORKER_ID", "w1"), ("USE_TUNNEL", "")];
-        assert_eq!(resolve(&[], &variables).unwrap().ignored_variables, ["WORKER_ID"]);
-    }
-}
+mod tests;

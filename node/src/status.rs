@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+mod hardware;
+
+pub use hardware::{GpuStatus, HardwareStatus};
+
 /// The answer to `status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -17,6 +21,9 @@ pub struct Status {
     pub role: String,
     /// Where its operator says that it is.
     pub location: String,
+    /// What it runs on; older versions do not say.
+    #[serde(default)]
+    pub hardware: Option<HardwareStatus>,
     /// Its process.
     pub pid: u32,
     /// Where its key is.
@@ -169,6 +176,9 @@ impl Status {
         if !self.location.is_empty() {
             let _ = writeln!(out, "  located at {}", self.location);
         }
+        if let Some(hardware) = &self.hardware {
+            let _ = writeln!(out, "  {hardware}");
+        }
         if let Some(listen) = &self.listen {
             let _ = writeln!(out, "  serving its own services on http://{listen}");
         }
@@ -285,6 +295,13 @@ mod tests {
             version: "0.1.0".into(),
             role: "worker".into(),
             location: "Vienna".into(),
+            hardware: Some(HardwareStatus {
+                worker_type: "cpu".into(),
+                cpu_cores: 4,
+                memory_mib: 8192,
+                storage_gib: 100,
+                gpu: None,
+            }),
             pid: 7,
             data_dir: "/data".into(),
             uptime_ms: 61_000,
@@ -325,6 +342,7 @@ mod tests {
         assert!(text.contains("ENTRY                TUNNEL       FOR  RTT\n"), "{text}");
         assert!(text.contains("notes    up      5 s  1 of 2  1         3        http://127.0.0.1:1"), "{text}");
         assert!(text.contains("running for 1 min 1 s"), "{text}");
+        assert!(text.contains("\n  worker type cpu, 4 cores, 8.0 GiB of memory, 100 GiB of disk free\n"), "{text}");
         let json = serde_json::to_string(&status).unwrap();
         assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status);
     }

@@ -14,6 +14,7 @@ async fn a_wrong_flag_is_a_usage_error_that_names_it() {
     assert!(home.fails(2, &["join", NOBODY, "--service", "a=https://b"]).await.contains("not supported yet"));
     assert!(home.fails(2, &["join", NOBODY, "--service", "a=http://b/path"]).await.contains("/service/NAME/"));
     assert!(home.fails(2, &["join", NOBODY, "--listen", "8080"]).await.contains("ADDRESS:PORT"));
+    assert!(home.fails(2, &["join", NOBODY, "--worker-type", "big"]).await.contains("auto, gpu, cpu, storage, edge"));
     assert!(!home.data_dir().exists(), "nothing was made before the settings were valid");
 }
 

@@ -6,6 +6,7 @@ mod command_line;
 mod deploy;
 mod entries;
 mod entry;
+mod hardware;
 mod leaving;
 mod process;
 mod registry;

@@ -75,7 +75,14 @@ impl Home {
 
     /// Starts it, and reads its log.
     pub(crate) fn start(&self, arguments: &[&str]) -> Node {
-        let mut child = self.command(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        self.start_with(arguments, &[])
+    }
+
+    /// Starts it with these variables.
+    pub(crate) fn start_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Node {
+        let mut command = self.command(arguments);
+        command.envs(variables.iter().copied()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let (sender, log) = watch::channel(Vec::new());
         tokio::spawn(async move {
