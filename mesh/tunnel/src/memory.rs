@@ -80,8 +80,10 @@ impl Link for MemoryLink {
         Box::pin(async move {
             let (mine, theirs) = self.stream_pair();
             tokio::select! {
-                sent = self.outgoing.send(theirs) => sent.map_err(|_| self.gone())?,
+                biased;
+                // First: there may be room behind a close too.
                 gone = self.closed() => return Err(gone),
+                sent = self.outgoing.send(theirs) => sent.map_err(|_| self.gone())?,
             }
             Ok(Box::new(mine) as BoxStream)
         })
@@ -91,8 +93,9 @@ impl Link for MemoryLink {
         Box::pin(async move {
             let mut incoming = self.incoming.lock().await;
             tokio::select! {
-                stream = incoming.recv() => stream.map(|s| Box::new(s) as BoxStream).ok_or_else(|| self.gone()),
+                biased;
                 gone = self.closed() => Err(gone),
+                stream = incoming.recv() => stream.map(|s| Box::new(s) as BoxStream).ok_or_else(|| self.gone()),
             }
         })
     }
@@ -111,6 +114,10 @@ impl Link for MemoryLink {
             let _ = closed.wait_for(Option::is_some).await;
             self.gone()
         })
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.borrow().is_some()
     }
 
     fn peer(&self) -> NodeId {
