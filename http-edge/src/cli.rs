@@ -11,6 +11,7 @@ use hedgerow_proto::id::{NodeId, ServiceName};
 use serde::Deserialize;
 
 use crate::cidr::Cidr;
+use crate::urls::HostSuffix;
 use crate::values::{self, Address, HostPort, Origin, PublicUrl, Size, Span};
 
 /// The public HTTP entry of a hedgerow federation: volunteers' nodes dial in, requests go down their tunnels.
@@ -84,6 +85,15 @@ pub(crate) struct Options {
     #[arg(long, value_name = "HEX", env = "HEDGEROW_ENTRY_FEDERATION_KEY")]
     #[serde(deserialize_with = "values::text")]
     pub(crate) federation_key: Option<NodeId>,
+    /// Hosts at which agents with a URL of their own may be: all under `.NAME`, or `NAME` alone; may be repeated [default:
+    /// .trycloudflare.com and .cfargotunnel.com]
+    #[arg(long, value_name = "SUFFIX", env = "HEDGEROW_ENTRY_URL_SUFFIX", value_delimiter = ',')]
+    #[serde(deserialize_with = "values::texts")]
+    pub(crate) url_suffix: Vec<HostSuffix>,
+    /// Let agents have any URL, http too, at private and loopback addresses too: for trying it out. In public, a stranger
+    /// could so have this entry ask whatever it can reach
+    #[arg(long, env = "HEDGEROW_ENTRY_ALLOW_PRIVATE_URLS", value_parser = FalseyValueParser::new())]
+    pub(crate) allow_private_urls: bool,
     /// The longest request body; longer ones are answered 413 [default: no limit, bodies are streamed]
     #[arg(long, value_name = "BYTES", env = "HEDGEROW_ENTRY_BODY_MAX")]
     #[serde(deserialize_with = "values::size")]
@@ -134,6 +144,8 @@ impl Options {
             trusted_proxy: list(self.trusted_proxy, other.trusted_proxy),
             cors_origin: list(self.cors_origin, other.cors_origin),
             federation_key: self.federation_key.or(other.federation_key),
+            url_suffix: list(self.url_suffix, other.url_suffix),
+            allow_private_urls: self.allow_private_urls || other.allow_private_urls,
             body_max: self.body_max.or(other.body_max),
             header_max: self.header_max.or(other.header_max),
             header_timeout: self.header_timeout.or(other.header_timeout),

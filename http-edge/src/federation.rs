@@ -16,7 +16,7 @@ use hedgerow_proto::frame::{Control, Join, Reject, RejectReason, close};
 use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::limits::Limits;
 use hedgerow_proto::record::{NodeRecord, Record, Signed};
-use hedgerow_proto::registry::{Registry, Source};
+use hedgerow_proto::registry::{GuestView, Registry, Source};
 use hedgerow_proto::route::{ServicePolicy, Target};
 use hedgerow_proto::sync::{Session, SyncError};
 use hedgerow_tunnel::sync::SyncReplica;
@@ -29,6 +29,7 @@ use crate::cidr::Cidr;
 use crate::clock;
 use crate::members::{Arrival, Lane, Member, MemberLimits, Members};
 use crate::snapshot::{Aliases, Snapshot};
+use crate::urls::{self, ByGuest, Wanted, Way, Ways, WhyNot};
 
 /// The lanes that a node opens, and as many again while it changes them.
 const LANES_PER_NODE_MAX: usize = 2 * hedgerow_tunnel::tuning::LANES_MAX as usize;
@@ -52,6 +53,7 @@ pub(crate) struct Federation {
     snapshot: ArcSwap<Snapshot>,
     changed: Notify,
     coordinator_came: Notify,
+    guests_changed: Notify,
 }
 
 /// What changes.
@@ -60,6 +62,10 @@ struct State {
     members: Members<Tunnel>,
     /// What everybody has said, and who of them is there.
     registry: Registry,
+    /// The registry's generation of which the last snapshot was made.
+    generation: u64,
+    /// Which guests can be asked, and how.
+    ways: Ways,
     random: fastrand::Rng,
     /// How long the last snapshot took to make.
     took: Duration,
@@ -97,6 +103,8 @@ impl Federation {
             state: Mutex::new(State {
                 members: Members::new(member_limits),
                 registry: Registry::new(identity.federation, limits),
+                generation: 0,
+                ways: Ways::new(),
                 // The incarnation is drawn at random for each run.
                 random: fastrand::Rng::with_seed(identity.incarnation),
                 took: Duration::ZERO,
@@ -105,6 +113,7 @@ impl Federation {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             changed: Notify::new(),
             coordinator_came: Notify::new(),
+            guests_changed: Notify::new(),
         }
     }
 
@@ -257,10 +266,14 @@ impl Federation {
     fn rebuild(&self, state: &mut State) {
         let before = Instant::now();
         state.registry.handle_timeout(clock::now());
-        let State { members, registry, .. } = state;
-        let snapshot = Snapshot::new(members, registry, &self.loads, &*self.policy, &self.aliases, self.shards);
+        let State { members, registry, ways, .. } = state;
+        let snapshot = Snapshot::new(members, registry, ways, &self.loads, &*self.policy, &self.aliases, self.shards);
         self.snapshot.store(Arc::new(snapshot));
         state.took = before.elapsed();
+        let generation = state.registry.generation();
+        if std::mem::replace(&mut state.generation, generation) != generation {
+            self.guests_changed.notify_one();
+        }
     }
 
     fn coordinators_message(&self) -> Option<Control> {
@@ -293,6 +306,42 @@ impl Federation {
     /// Ready when a coordinator has come since it was asked last.
     pub(crate) async fn coordinator_came(&self) {
         self.coordinator_came.notified().await;
+    }
+
+    /// The guests that the registry shows, each with where it says that it is.
+    pub(crate) fn guests(&self) -> ByGuest<Wanted> {
+        let state = self.state();
+        let wanted =
+            |view: GuestView<'_>| Wanted { coordinator: view.coordinator, url: view.guest.details.tunnel_url.clone() };
+        urls::guests(&state.registry).into_iter().map(|(id, view)| (id.to_owned(), wanted(view))).collect()
+    }
+
+    /// Ready when the registry has changed since it was asked last, and guests with it perhaps.
+    pub(crate) async fn guests_changed(&self) {
+        self.guests_changed.notified().await;
+    }
+
+    /// Guests have come, or gone: then there is nothing to be said of them.
+    pub(crate) fn ways_changed(&self, changes: ByGuest<Option<Result<Way, WhyNot>>>) {
+        let mut state = self.state();
+        for (worker_id, way) in changes {
+            match way {
+                Some(way) => state.ways.insert(worker_id, way),
+                None => state.ways.remove(&worker_id),
+            };
+        }
+        self.changed(&mut state);
+    }
+
+    /// Whether a guest can be asked, as its probe has just found.
+    pub(crate) fn way_probed(&self, worker_id: &str, way: Result<Way, WhyNot>) {
+        let mut state = self.state();
+        let Some(known) = state.ways.get_mut(worker_id) else { return };
+        let is_news = known.as_ref().err() != way.as_ref().err();
+        *known = way;
+        if is_news {
+            self.changed(&mut state);
+        }
     }
 
     /// Says to every node that this entry is about to stop.

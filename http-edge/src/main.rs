@@ -5,6 +5,7 @@
 //!  clients ──┤ shard 1 ─ …                                    ├─ tunnels  a request is under way)
 //!            └ shard n ─ …                                    ┘     ▲
 //!  nodes ────▶ tunnels (one QUIC endpoint per shard) ──▶ federation: members and their records ──▶ routing snapshot
+//!  agents ◀─── urls: routes to their own addresses, probed and dialled by the first thread ───────────▲
 //! ```
 //!
 //! It keeps nothing on disk but its key: killed and started again, it routes as soon as the first node has dialled.
@@ -29,6 +30,7 @@ mod sockets;
 mod sync;
 mod tls;
 mod tunnels;
+mod urls;
 mod values;
 mod views;
 

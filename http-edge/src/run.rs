@@ -26,6 +26,7 @@ use crate::shard::{self, Common, Line};
 use crate::sockets::{self, Bound, ShardSockets};
 use crate::sync;
 use crate::tls::Certificates;
+use crate::urls::{self, Dialler, UrlPolicy};
 
 /// How long the threads may take to end once everything is closed: what is left then is cut off.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
@@ -48,6 +49,8 @@ pub(crate) fn run(settings: Settings) -> Result<(), Failure> {
     let certificates = settings.tls.clone().map(Certificates::load).transpose()?.map(Arc::new);
     let tls = certificates.as_ref().map(|certificates| certificates.server_config()).transpose();
     let tls = tls.map_err(|error| Failure::runtime(format!("cannot set TLS up: {error}")))?;
+    let dialler = Dialler::new(settings.urls.clone());
+    let dialler = dialler.map_err(|error| Failure::runtime(format!("cannot set up TLS with agents: {error}")))?;
     let identity = identity::load(&settings)?;
     let ready_file = settings.ready_file.as_deref().map(ReadyFile::at).transpose()?;
     let (bound, sockets) = sockets::bind(&settings)?;
@@ -84,6 +87,7 @@ pub(crate) fn run(settings: Settings) -> Result<(), Failure> {
             tls,
             forward: Arc::new(forward),
             metrics: Arc::new(metrics),
+            dialler: Arc::new(dialler),
             shutdown,
         });
         serve(common, sockets, ready_file).await
@@ -181,7 +185,9 @@ async fn upkeep(common: &Common) -> Infallible {
     };
     let federation = &common.federation;
     let synchronised = sync::keep(federation, common.identity.incarnation);
-    let (never, ..) = tokio::join!(certificates, federation.keep_current(), synchronised);
+    // Apart from the seed of the synchronisation, and of every thread.
+    let routed = urls::keep(federation, &common.dialler, !common.identity.incarnation);
+    let (never, ..) = tokio::join!(certificates, federation.keep_current(), synchronised, routed);
     never
 }
 
@@ -232,6 +238,9 @@ fn announce(common: &Common) {
         threads = common.settings.threads,
         "the entry serves"
     );
+    if common.settings.urls == UrlPolicy::Any {
+        warn!("--allow-private-urls: agents may have this entry ask whatever it can reach; not for a public entry");
+    }
 }
 
 fn ready(common: &Common) -> Ready {

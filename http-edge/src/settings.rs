@@ -13,6 +13,7 @@ use hedgerow_proto::id::{NodeId, ServiceName};
 
 use crate::cidr::Cidr;
 use crate::cli::{Cli, Options};
+use crate::urls::{HostSuffix, UrlPolicy};
 use crate::values::{HostPort, Origin, PublicUrl};
 
 /// What the entry runs with. Every part has been checked.
@@ -31,6 +32,7 @@ pub(crate) struct Settings {
     pub(crate) trusted_proxies: Vec<Cidr>,
     pub(crate) cors: Cors,
     pub(crate) federation_key: Option<NodeId>,
+    pub(crate) urls: UrlPolicy,
     pub(crate) body_bytes_max: Option<u64>,
     pub(crate) header_bytes_max: usize,
     pub(crate) header_timeout: Duration,
@@ -60,6 +62,8 @@ const HEADER_BYTES: u64 = 32 * 1024;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECTIONS_MAX: usize = 16384;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Where existing agents have their tunnels.
+const URL_SUFFIXES: [&str; 2] = [".trycloudflare.com", ".cfargotunnel.com"];
 
 impl Settings {
     /// From the command line and the file that it names.
@@ -104,6 +108,7 @@ impl Settings {
             trusted_proxies: options.trusted_proxy,
             cors: cors(&options.cors_origin),
             federation_key: options.federation_key,
+            urls: urls(options.url_suffix, options.allow_private_urls)?,
             body_bytes_max: options.body_max.map(|size| size.0),
             header_bytes_max: header_bytes_max as usize,
             header_timeout: options.header_timeout.map_or(HEADER_TIMEOUT, |span| span.0),
@@ -178,6 +183,20 @@ fn cors(origins: &[Origin]) -> Cors {
     // One `*` among them is everybody; so is nothing said.
     let listed = origins.iter().map(one).collect::<Option<Vec<_>>>().filter(|list| !list.is_empty());
     Cors { allow_origin: listed.map_or(AllowOrigin::Any, AllowOrigin::These) }
+}
+
+fn urls(suffixes: Vec<HostSuffix>, allow_private: bool) -> Result<UrlPolicy, Failure> {
+    match (suffixes.is_empty(), allow_private) {
+        (true, true) => Ok(UrlPolicy::Any),
+        (false, false) => Ok(UrlPolicy::Public(suffixes)),
+        (true, false) => {
+            let suffix = |text: &str| text.parse().expect("a name of ours, and a test reads it");
+            Ok(UrlPolicy::Public(URL_SUFFIXES.map(suffix).to_vec()))
+        }
+        (false, true) => Err(Failure::usage("--url-suffix is given together with --allow-private-urls")
+            .means("the one allows certain hosts, and the other any, so it is not clear what is meant")
+            .advice("leave one of the two away: --allow-private-urls is for trying it out")),
+    }
 }
 
 fn default_aliases() -> BTreeMap<ServiceName, ServiceName> {
@@ -257,6 +276,19 @@ mod tests {
     }
 
     #[test]
+    fn agents_may_be_at_cloudflare_tunnels_unless_something_else_is_said() {
+        let allowed = |arguments: &[&str], url: &str| settings(arguments).unwrap().urls.check(url).is_ok();
+        let (tunnel, other, private) =
+            ("https://a.trycloudflare.com", "https://a.example.org", "http://127.0.0.1:8000");
+        assert!(allowed(&[], tunnel) && allowed(&[], "https://a.cfargotunnel.com"));
+        assert!(!allowed(&[], other) && !allowed(&[], private));
+        let own = ["--url-suffix", ".example.org", "--url-suffix", "one.example.net"];
+        assert!(!allowed(&own, tunnel) && allowed(&own, other) && allowed(&own, "https://one.example.net"));
+        assert!(allowed(&["--allow-private-urls"], private) && allowed(&["--allow-private-urls"], other));
+        assert!(refused(&["--allow-private-urls", "--url-suffix", ".a.example"]).contains("--url-suffix"));
+    }
+
+    #[test]
     fn half_a_certificate_is_said() {
         assert!(refused(&["--tls-cert", "c"]).contains("--tls-key"));
         assert!(refused(&["--tls-key", "k"]).contains("--tls-cert"));
@@ -279,6 +311,7 @@ mod tests {
             plain-http = true
             trusted-proxy = "10.0.0.0/8"
             cors-origin = ["https://a.example"]
+            url-suffix = [".agents.example", "one.example"]
             body-max = "2GiB"
             header-max = 16384
             header-timeout = "5s"
@@ -293,6 +326,7 @@ mod tests {
         assert_eq!(settings.tunnel_listen.port(), 3);
         assert_eq!((settings.body_bytes_max, settings.header_bytes_max), (Some(2 << 30), 16384));
         assert_eq!(settings.log_format, LogFormat::Json);
+        assert!(settings.urls.check("https://a.agents.example").is_ok());
         assert_eq!(settings.aliases.len(), 1);
         assert!(settings.trusted_proxies[0].contains("10.1.1.1".parse().unwrap()));
     }

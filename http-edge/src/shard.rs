@@ -28,6 +28,7 @@ use crate::settings::Settings;
 use crate::sockets::{Bound, ShardSockets};
 use crate::tls::Certificates;
 use crate::tunnels::Gatehouse;
+use crate::urls::Dialler;
 
 /// Connections to the admin listener at once: a few scrapes and a person.
 const ADMIN_CONNECTIONS_MAX: usize = 64;
@@ -50,6 +51,7 @@ pub(crate) struct Common {
     pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
     pub(crate) forward: Arc<ForwardConfig>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) dialler: Arc<Dialler>,
     pub(crate) shutdown: Shutdown,
 }
 

@@ -8,12 +8,14 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use hedgerow_http::{Candidate, Loads, Offer};
 use hedgerow_proto::id::{NodeId, ServiceName};
-use hedgerow_proto::record::{NodeRecord, ServiceHealth, ServiceOffer, Signed};
-use hedgerow_proto::registry::{Digest, Presence, Registry};
+use hedgerow_proto::record::{GuestStatus, NodeRecord, ServiceHealth, ServiceOffer, Signed};
+use hedgerow_proto::registry::{Digest, GuestView, Presence, Registry};
 use hedgerow_proto::route::{ServicePolicy, Target};
 use hedgerow_tunnel::Tunnel;
+use http::HeaderValue;
 
 use crate::members::{Lane, Member, Members};
+use crate::urls::{self, ByGuest, SLOTS, Way, Ways, WhyNot};
 
 /// The federation as it was at one moment.
 #[derive(Debug, Default)]
@@ -22,6 +24,8 @@ pub(crate) struct Snapshot {
     pub(crate) digest: Option<Digest>,
     /// Every node that the registry shows, in order of id.
     pub(crate) nodes: Vec<NodeView>,
+    /// Every agent without a key of ours that the registry shows.
+    pub(crate) guests: ByGuest<GuestEntry>,
     /// The coordinators that are there, in order of id.
     pub(crate) coordinators: Vec<CoordinatorView>,
     /// How many nodes have a tunnel here, the leaving ones left out.
@@ -46,6 +50,14 @@ pub(crate) struct NodeView {
     pub(crate) state: NodeState,
 }
 
+/// An agent without a key of ours. Its address is nobody's business here.
+#[derive(Debug)]
+pub(crate) struct GuestEntry {
+    pub(crate) services: Vec<ServiceName>,
+    /// Whether it gets requests.
+    pub(crate) routable: Result<(), WhyNot>,
+}
+
 /// What a node is to this entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NodeState {
@@ -66,14 +78,19 @@ pub(crate) struct CoordinatorView {
 }
 
 /// How many offer a service, and how many of those cannot be asked.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default)]
 struct Standing {
     offers: usize,
     down: usize,
     leaving: usize,
     away: usize,
     not_allowed: usize,
+    /// Guests that get no requests.
+    not_routable: BTreeMap<WhyNot, usize>,
 }
+
+/// So many reasons are given at most: guests have one each.
+const REASONS_GIVEN_MAX: usize = 4;
 
 /// Coordinators of which others are told at once: enough to find the rest from, and well below a control message.
 const COORDINATORS_TOLD_MAX: usize = 8;
@@ -83,6 +100,7 @@ const COORDINATORS_TOLD_MAX: usize = 8;
 struct Routes {
     services: Named<Arc<[Candidate]>>,
     nodes: HashMap<NodeId, Named<Arc<[Candidate]>>>,
+    guests: HashMap<String, Named<Arc<[Candidate]>>>,
 }
 
 /// The same, while it is made.
@@ -90,6 +108,7 @@ struct Routes {
 struct Building {
     services: Named<Vec<Candidate>>,
     nodes: HashMap<NodeId, Named<Arc<[Candidate]>>>,
+    guests: HashMap<String, Named<Arc<[Candidate]>>>,
 }
 
 impl Building {
@@ -102,7 +121,7 @@ impl Building {
                 services.insert(alias.clone(), candidates);
             }
         }
-        Routes { services, nodes: self.nodes }
+        Routes { services, nodes: self.nodes, guests: self.guests }
     }
 }
 
@@ -117,6 +136,7 @@ impl Snapshot {
     pub(crate) fn new(
         members: &Members<Tunnel>,
         registry: &Registry,
+        ways: &Ways,
         loads: &Loads,
         policy: &dyn ServicePolicy,
         aliases: &Aliases,
@@ -163,6 +183,28 @@ impl Snapshot {
                 }
             }
         }
+        for (worker_id, view) in urls::guests(registry) {
+            let way = way_to(&view, ways.get(worker_id));
+            snapshot.see_guest(worker_id, &view, way.as_ref().err().copied());
+            let Ok(way) = way else { continue };
+            for name in &view.guest.details.services {
+                // It has no key that a policy could name: who speaks for it answers for it.
+                let may_answer = policy.may_answer(&view.coordinator, name);
+                if let Some(standing) = snapshot.services.get_mut(name) {
+                    standing.not_allowed += usize::from(!may_answer);
+                }
+                let load = loads.of(way.tunnel.node(), name);
+                let candidate = Candidate::new(name, way.tunnel.clone(), SLOTS, load);
+                let candidate = called(worker_id, candidate).at(way.authority.clone(), &way.base);
+                for routes in &mut routes {
+                    let of_guest = routes.guests.entry(worker_id.to_owned()).or_default();
+                    of_guest.insert(name.clone(), [candidate.clone()].into());
+                    if may_answer {
+                        routes.services.entry(name.clone()).or_default().push(candidate.clone());
+                    }
+                }
+            }
+        }
         snapshot.nodes.sort_unstable_by_key(|view| view.id);
         snapshot.shards = routes.into_iter().map(|building| building.finish(aliases)).collect();
         snapshot
@@ -182,6 +224,19 @@ impl Snapshot {
         self.nodes.push(NodeView { id, record: record.clone(), state });
     }
 
+    fn see_guest(&mut self, worker_id: &str, view: &GuestView<'_>, why_not: Option<WhyNot>) {
+        let services = view.guest.details.services.clone();
+        for name in &services {
+            let standing = self.services.entry(name.clone()).or_default();
+            standing.offers += 1;
+            if let Some(why_not) = why_not {
+                *standing.not_routable.entry(why_not).or_default() += 1;
+            }
+        }
+        let routable = why_not.map_or(Ok(()), Err);
+        self.guests.insert(worker_id.to_owned(), GuestEntry { services, routable });
+    }
+
     /// A few coordinators, others each time.
     pub(crate) fn some_coordinators(&self, random: &mut fastrand::Rng) -> Vec<&CoordinatorView> {
         let mut some: Vec<_> = self.coordinators.iter().collect();
@@ -197,8 +252,11 @@ impl Snapshot {
         let found = match target {
             Target::Service { .. } => routes.services.get_key_value(name),
             Target::Node { node, .. } => routes.nodes.get(node)?.get_key_value(name),
-            // A node of ours registers under its id.
-            Target::Worker { worker, .. } => routes.nodes.get(&worker.parse().ok()?)?.get_key_value(name),
+            // A node of ours registers under its id, and nobody else's name hides it.
+            Target::Worker { worker, .. } => {
+                let native = worker.parse().ok().and_then(|id: NodeId| routes.nodes.get(&id));
+                native.or_else(|| routes.guests.get(*worker))?.get_key_value(name)
+            }
         };
         found.map(|(service, candidates)| Offer { service: service.clone(), candidates: candidates.clone() })
     }
@@ -206,8 +264,9 @@ impl Snapshot {
     /// The services that are known, each with how many nodes offer it and how many of those can be asked here.
     pub(crate) fn services(&self) -> impl Iterator<Item = (&ServiceName, usize, usize)> {
         self.services.iter().map(|(name, standing)| {
-            let Standing { offers, down, leaving, away, .. } = standing;
-            (name, *offers, offers - down - leaving - away)
+            let Standing { offers, down, leaving, away, not_routable, .. } = standing;
+            let not_routable: usize = not_routable.values().sum();
+            (name, *offers, offers - down - leaving - away - not_routable)
         })
     }
 
@@ -228,7 +287,23 @@ impl Snapshot {
                     None => format!("that node offers {}", list(offered.map(|offer| &offer.name))),
                 }
             }
-            None => "no node of that id is known here".into(),
+            None => match target {
+                Target::Worker { worker, service } => self.known_guest(worker, service),
+                _ => "no node of that id is known here".into(),
+            },
+        }
+    }
+
+    fn known_guest(&self, worker: &str, service: &str) -> String {
+        match self.guests.get(worker) {
+            None => "nobody of that id is known here".into(),
+            Some(GuestEntry { routable: Err(why_not), .. }) => {
+                format!("that agent is registered and not routable: {why_not}")
+            }
+            Some(guest) if guest.services.iter().any(|name| name.as_str() == service) => {
+                "that agent has just come back".into()
+            }
+            Some(guest) => format!("that agent offers {}", list(guest.services.iter())),
         }
     }
 
@@ -254,7 +329,30 @@ impl Snapshot {
                 reasons.push(format!("{count} {reason}"));
             }
         }
+        for (why_not, count) in standing.not_routable.iter().take(REASONS_GIVEN_MAX) {
+            reasons.push(format!("{count} registered and not routable: {why_not}"));
+        }
         format!("{alias}known to {} here: {}", nodes(standing.offers), reasons.join(", "))
+    }
+}
+
+/// The way to a guest, if it may be asked now.
+fn way_to<'a>(view: &GuestView<'_>, way: Option<&'a Result<Way, WhyNot>>) -> Result<&'a Way, WhyNot> {
+    let way = way.ok_or(WhyNot::NotProbed)?.as_ref().map_err(|why_not| *why_not)?;
+    if view.presence != Presence::Here {
+        return Err(WhyNot::CoordinatorAway);
+    }
+    if view.guest.details.status != GuestStatus::Healthy {
+        return Err(WhyNot::Degraded);
+    }
+    Ok(way)
+}
+
+/// By the name that an agent has given itself, where that can stand in a header.
+fn called(worker_id: &str, candidate: Candidate) -> Candidate {
+    match HeaderValue::from_str(worker_id) {
+        Ok(name) => candidate.named(name),
+        Err(_) => candidate,
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests: clippy knows only the tests themselves")]
 
+mod agent;
 mod bad_input;
 mod common;
 mod life;
@@ -9,3 +10,4 @@ mod node;
 mod routing;
 mod starting;
 mod tls;
+mod urls;

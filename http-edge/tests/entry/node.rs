@@ -190,7 +190,7 @@ impl Says {
         self.sign(federation, 1, &self.body())
     }
 
-    fn sign(&self, federation: FederationId, seq: u64, body: &Body) -> Bytes {
+    pub(crate) fn sign(&self, federation: FederationId, seq: u64, body: &Body) -> Bytes {
         let version = Version { epoch: self.epoch, seq };
         Signed::sign(&self.key(), federation, self.incarnation(), version, body).unwrap().bytes().clone()
     }

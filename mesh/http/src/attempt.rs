@@ -81,7 +81,7 @@ impl<D: Directory> Inner<D> {
             let (mut active, answer) = Active::begin(
                 client,
                 &preface,
-                job.request(candidate.host.as_ref().unwrap_or(&self.config.service_host)),
+                job.request(candidate, &self.config).map_err(Miss::Client)?,
                 &self.pool,
                 candidate.tunnel.id(),
                 Busy::with(&candidate.load),

@@ -45,6 +45,8 @@ pub struct Candidate {
     pub(crate) served_by: HeaderValue,
     /// The service's own authority, where the node has told it.
     pub(crate) host: Option<HeaderValue>,
+    /// What stands in front of every path there; none for most.
+    pub(crate) base: Option<Arc<str>>,
 }
 
 impl Candidate {
@@ -54,7 +56,18 @@ impl Candidate {
         let node = tunnel.node();
         let served_by = HeaderValue::try_from(node.to_string()).expect("hexadecimal digits");
         let host = tunnel.authority(service.as_str()).and_then(|authority| HeaderValue::from_str(authority).ok());
-        Self { node, tunnel, capacity, load, served_by, host }
+        Self { node, tunnel, capacity, load, served_by, host, base: None }
+    }
+
+    /// The same, called by another name than its node's id in `x-hedgerow-served-by`: who has no key has none.
+    pub fn named(self, name: HeaderValue) -> Self {
+        Self { served_by: name, ..self }
+    }
+
+    /// The same, at this authority, and with `base` in front of every path that is asked for there: `/…` without a slash at
+    /// its end, or nothing.
+    pub fn at(self, authority: HeaderValue, base: &str) -> Self {
+        Self { host: Some(authority), base: (!base.is_empty()).then(|| base.into()), ..self }
     }
 
     /// The node.

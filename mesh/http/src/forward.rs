@@ -211,6 +211,7 @@ impl<D: Directory> Inner<D> {
             ForwardError::Route(_)
             | ForwardError::AbsoluteForm
             | ForwardError::NoPath
+            | ForwardError::TargetTooLong
             | ForwardError::Connect
             | ForwardError::Trace
             | ForwardError::ExtendedConnect
@@ -356,16 +357,25 @@ impl Job<'_> {
         self.queued_since.map_or(Duration::ZERO, |since| now().saturating_sub(since))
     }
 
-    /// The request once more, its body from the beginning.
-    pub(crate) fn request(&self, host: &HeaderValue) -> Request<AttemptBody> {
+    /// The request once more, as this candidate has to be asked, its body from the beginning.
+    pub(crate) fn request(
+        &self,
+        candidate: &Candidate,
+        config: &ForwardConfig,
+    ) -> Result<Request<AttemptBody>, ForwardError> {
+        let uri = match &candidate.base {
+            None => self.head.uri.clone(),
+            Some(base) => target::under(base, &self.head.uri)?,
+        };
         let mut request = Request::new(self.upload.attempt());
         *request.method_mut() = self.head.method.clone();
-        *request.uri_mut() = self.head.uri.clone();
+        *request.uri_mut() = uri;
         *request.headers_mut() = self.head.headers.clone();
-        request.headers_mut().insert(HOST, host.clone());
-        request
+        request.headers_mut().insert(HOST, candidate.host.as_ref().unwrap_or(&config.service_host).clone());
+        Ok(request)
     }
 }
+
 pub(crate) fn client_fault(error: BodyError) -> ForwardError {
     match error {
         BodyError::TooLarge { max_bytes } => ForwardError::BodyTooLarge { max_bytes },

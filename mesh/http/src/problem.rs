@@ -24,6 +24,9 @@ pub enum ForwardError {
     /// Client: the target is no path.
     #[error("the request target is no path; it must begin with '/'")]
     NoPath,
+    /// Client: the target is too long once it is what the service has to be asked for.
+    #[error("the request target is too long: with what stands in front of it at the service, it is no URL any more")]
+    TargetTooLong,
     /// Client: CONNECT.
     #[error("CONNECT is for forward proxies; this is not one")]
     Connect,
@@ -209,6 +212,7 @@ impl ForwardError {
             Self::Route(RouteError::Worker) => new(StatusCode::BAD_REQUEST, "bad-worker-id", "Bad worker id"),
             Self::AbsoluteForm => new(StatusCode::BAD_REQUEST, "absolute-form", "Not a forward proxy"),
             Self::NoPath => new(StatusCode::BAD_REQUEST, "no-path", "No path in the request target"),
+            Self::TargetTooLong => new(StatusCode::URI_TOO_LONG, "target-too-long", "The request target is too long"),
             Self::Connect => new(StatusCode::METHOD_NOT_ALLOWED, "connect", "Not a forward proxy").allow(METHODS),
             Self::Trace => new(StatusCode::METHOD_NOT_ALLOWED, "trace", "TRACE is not passed on").allow(METHODS),
             Self::ExtendedConnect => new(StatusCode::NOT_IMPLEMENTED, "extended-connect", "No upgrades over HTTP/2"),
@@ -278,6 +282,7 @@ mod tests {
             ForwardError::Route(RouteError::Worker),
             ForwardError::AbsoluteForm,
             ForwardError::NoPath,
+            ForwardError::TargetTooLong,
             ForwardError::Connect,
             ForwardError::Trace,
             ForwardError::ExtendedConnect,

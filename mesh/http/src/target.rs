@@ -1,5 +1,6 @@
 //! The request target as HTTP knows it (RFC 9112 §3.2): which forms are taken, and what the service is sent.
 
+use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{Method, Uri, Version};
 
@@ -41,6 +42,13 @@ pub(crate) fn for_service(rest: &str, query: Option<&str>, texts: &mut Texts) ->
     PathAndQuery::from_maybe_shared(target).map(Uri::from).map_err(|_| ForwardError::NoPath)
 }
 
+/// The same target, where the service's paths all stand under `base`.
+pub(crate) fn under(base: &str, target: &Uri) -> Result<Uri, ForwardError> {
+    let whole = format!("{base}{}", target.path_and_query().map_or("/", PathAndQuery::as_str));
+    // `base` has been a path before, so that only the length can be wrong.
+    PathAndQuery::from_maybe_shared(Bytes::from(whole)).map(Uri::from).map_err(|_| ForwardError::TargetTooLong)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,5 +77,14 @@ mod tests {
             assert_eq!(uri.path_and_query().map(PathAndQuery::as_str), Some(whole));
             assert!(uri.authority().is_none());
         }
+    }
+
+    #[test]
+    fn a_base_stands_in_front_of_the_target() {
+        let moved = |target: &str| under("/a/b", &target.parse().expect(target)).map(|uri| uri.to_string()).ok();
+        assert_eq!(moved("/").as_deref(), Some("/a/b/"));
+        assert_eq!(moved("//x/%2e?y=/z").as_deref(), Some("/a/b//x/%2e?y=/z"));
+        let long = format!("/{}", "x".repeat(usize::from(u16::MAX) - 3));
+        assert!(matches!(under("/a/b", &long.parse().expect("a path")), Err(ForwardError::TargetTooLong)));
     }
 }

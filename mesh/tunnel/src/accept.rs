@@ -100,6 +100,7 @@ pub struct Tunnel(Arc<Shared>);
 
 pub(crate) struct Shared {
     pub(crate) link: Arc<dyn Link>,
+    keeping: Keeping,
     id: u64,
     lane: u16,
     incarnation: u64,
@@ -116,6 +117,15 @@ pub(crate) struct Shared {
     outgoing: mpsc::Sender<Control>,
 }
 
+/// Who says how a tunnel does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keeping {
+    /// Its control stream, which [`TunnelEvents`] keeps.
+    Control,
+    /// The connection alone.
+    Link,
+}
+
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl fmt::Debug for Tunnel {
@@ -125,6 +135,17 @@ impl fmt::Debug for Tunnel {
 }
 
 impl Tunnel {
+    /// A tunnel without a control stream, and so without a handshake, pings and a watchdog: over a connection that is watched
+    /// elsewhere, or that ends in this process. It is live until the connection closes, and never suspect. `authorities` is
+    /// what requests to the services have as `Host`. Its incarnation and its lane are 0, what is sent to it is lost, and it
+    /// needs nobody to poll it.
+    pub fn detached(link: Arc<dyn Link>, authorities: Vec<(ServiceName, String)>) -> Self {
+        // The other end is gone from the start: nobody would read.
+        let (outgoing, _) = mpsc::channel(1);
+        let identity = Identity { lane: 0, incarnation: 0, authorities };
+        Self(Arc::new(Shared::new(link, Keeping::Link, identity, outgoing)))
+    }
+
     /// A number of its own in this process.
     pub fn id(&self) -> u64 {
         self.0.id
@@ -171,6 +192,9 @@ impl Tunnel {
     }
     /// Whether it gets requests.
     pub fn liveness(&self) -> Liveness {
+        if self.0.keeping == Keeping::Link {
+            return if self.0.link.is_closed() { Liveness::Closed } else { Liveness::Live };
+        }
         match self.0.liveness.load(Ordering::Acquire) {
             0 => {
                 // Its pings have stopped, and no request has noticed yet.
@@ -188,12 +212,20 @@ impl Tunnel {
         self.liveness() == Liveness::Closed
     }
     /// Marks it suspect: an exchange got no verdict in time. The watchdog takes the mark away when something comes.
+    /// One without a control stream has nobody who would do that, and stays live.
     pub fn suspect(&self) {
+        if self.0.keeping == Keeping::Link {
+            return;
+        }
         self.0.raise(Liveness::Suspect);
         self.0.became_busy.notify_one();
     }
     /// Ready when it is suspect or closed.
     pub async fn suspected(&self) {
+        if self.0.keeping == Keeping::Link {
+            self.0.link.closed().await;
+            return;
+        }
         loop {
             let changed = self.0.liveness_changed.notified();
             tokio::pin!(changed);
@@ -204,7 +236,7 @@ impl Tunnel {
             changed.await;
         }
     }
-    /// Sends a message on the control stream. A node that does not read them loses its tunnel.
+    /// Sends a message on the control stream, if there is one. A node that does not read them loses its tunnel.
     pub fn send(&self, control: Control) {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.0.outgoing.try_send(control) {
             self.close(close::STALLED, "the control stream is not read");
@@ -216,7 +248,34 @@ impl Tunnel {
     }
 }
 
+/// What the other end has said of the connection.
+struct Identity {
+    lane: u16,
+    incarnation: u64,
+    authorities: Vec<(ServiceName, String)>,
+}
+
 impl Shared {
+    fn new(link: Arc<dyn Link>, keeping: Keeping, identity: Identity, outgoing: mpsc::Sender<Control>) -> Self {
+        let Identity { lane, incarnation, authorities } = identity;
+        Self {
+            link,
+            keeping,
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            lane,
+            incarnation,
+            authorities,
+            in_flight: AtomicUsize::new(0),
+            became_busy: Notify::new(),
+            liveness: AtomicU8::new(Liveness::Live as u8),
+            liveness_changed: Notify::new(),
+            created: Instant::now(),
+            ping_interval: ping_interval(lane),
+            heard_ms: AtomicU64::new(0),
+            outgoing,
+        }
+    }
+
     /// Makes it worse, never better.
     pub(crate) fn raise(&self, to: Liveness) {
         if self.liveness.fetch_max(to as u8, Ordering::AcqRel) < to as u8 {
@@ -292,21 +351,9 @@ pub async fn welcome(
         }
     };
     let (outgoing, to_write) = mpsc::channel(tuning::CONTROL_QUEUE);
-    let shared = Arc::new(Shared {
-        link,
-        id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-        lane: join.lane,
-        incarnation: join.incarnation,
-        authorities: join.authorities,
-        in_flight: AtomicUsize::new(0),
-        became_busy: Notify::new(),
-        liveness: AtomicU8::new(Liveness::Live as u8),
-        liveness_changed: Notify::new(),
-        created: Instant::now(),
-        ping_interval: ping_interval(join.lane),
-        heard_ms: AtomicU64::new(0),
-        outgoing,
-    });
+    let Join { lane, incarnation, authorities, .. } = join;
+    let identity = Identity { lane, incarnation, authorities };
+    let shared = Arc::new(Shared::new(link, Keeping::Control, identity, outgoing));
     let watchdog = Watchdog::new(shared.clone());
     let events =
         TunnelEvents { shared: shared.clone(), hello, limits: limits.clone(), control, outgoing: to_write, watchdog };

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use hedgerow_proto::id::NodeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -78,6 +79,11 @@ pub trait Link: Send + Sync + 'static {
     fn close(&self, code: u32, reason: &str);
     /// Ready when the connection is no more.
     fn closed(&self) -> BoxFuture<'_, LinkClosed>;
+    /// Whether the connection is no more. Asked for every request that a tunnel without a control stream might take, so it
+    /// should be cheap.
+    fn is_closed(&self) -> bool {
+        self.closed().now_or_never().is_some()
+    }
     /// The key that the peer has proven.
     fn peer(&self) -> NodeId;
     /// The peer's address, where there is one.

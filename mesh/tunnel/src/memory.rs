@@ -29,6 +29,7 @@ pub struct MemoryLink {
     closed: Arc<watch::Sender<Option<LinkClosed>>>,
     received: Arc<AtomicU64>,
     sent: Arc<AtomicU64>,
+    rtt_us: Arc<AtomicU64>,
 }
 
 /// Two ends: the first belongs to `a` and sees `b` as its peer, the second the other way round.
@@ -36,7 +37,7 @@ pub fn pair(a: NodeId, b: NodeId) -> (MemoryLink, MemoryLink) {
     let (to_b, from_a) = mpsc::channel(BACKLOG);
     let (to_a, from_b) = mpsc::channel(BACKLOG);
     let closed = Arc::new(watch::Sender::new(None));
-    let (at_a, at_b) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let [at_a, at_b, rtt_us] = std::array::from_fn(|_| Arc::new(AtomicU64::new(0)));
     let end = |peer, outgoing, incoming, received: &Arc<AtomicU64>, sent: &Arc<AtomicU64>| MemoryLink {
         peer,
         outgoing,
@@ -44,11 +45,17 @@ pub fn pair(a: NodeId, b: NodeId) -> (MemoryLink, MemoryLink) {
         closed: closed.clone(),
         received: received.clone(),
         sent: sent.clone(),
+        rtt_us: rtt_us.clone(),
     };
     (end(b, to_b, from_b, &at_a, &at_b), end(a, to_a, from_a, &at_b, &at_a))
 }
 
 impl MemoryLink {
+    /// Says at both ends how long one has to wait for the other, where that one has to ask farther away. Nothing at first.
+    pub fn set_rtt(&self, rtt: Duration) {
+        self.rtt_us.store(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
     fn stream_pair(&self) -> (MemoryStream, MemoryStream) {
         let (mine, theirs) = tokio::io::duplex(WINDOW_BYTES);
         let (a, b) = (Arc::new(Signal::default()), Arc::new(Signal::default()));
@@ -80,8 +87,10 @@ impl Link for MemoryLink {
         Box::pin(async move {
             let (mine, theirs) = self.stream_pair();
             tokio::select! {
-                sent = self.outgoing.send(theirs) => sent.map_err(|_| self.gone())?,
+                biased;
+                // First: there may be room behind a close too.
                 gone = self.closed() => return Err(gone),
+                sent = self.outgoing.send(theirs) => sent.map_err(|_| self.gone())?,
             }
             Ok(Box::new(mine) as BoxStream)
         })
@@ -91,8 +100,9 @@ impl Link for MemoryLink {
         Box::pin(async move {
             let mut incoming = self.incoming.lock().await;
             tokio::select! {
-                stream = incoming.recv() => stream.map(|s| Box::new(s) as BoxStream).ok_or_else(|| self.gone()),
+                biased;
                 gone = self.closed() => Err(gone),
+                stream = incoming.recv() => stream.map(|s| Box::new(s) as BoxStream).ok_or_else(|| self.gone()),
             }
         })
     }
@@ -113,6 +123,10 @@ impl Link for MemoryLink {
         })
     }
 
+    fn is_closed(&self) -> bool {
+        self.closed.borrow().is_some()
+    }
+
     fn peer(&self) -> NodeId {
         self.peer
     }
@@ -126,7 +140,7 @@ impl Link for MemoryLink {
     }
 
     fn rtt(&self) -> Duration {
-        Duration::ZERO
+        Duration::from_micros(self.rtt_us.load(Ordering::Relaxed))
     }
 }
 

@@ -234,6 +234,10 @@ impl Link for QuicLink {
         Box::pin(async move { self.connection.closed().await.into() })
     }
 
+    fn is_closed(&self) -> bool {
+        self.connection.close_reason().is_some()
+    }
+
     fn peer(&self) -> NodeId {
         self.peer
     }

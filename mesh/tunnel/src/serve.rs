@@ -192,8 +192,8 @@ async fn run(stream: &mut BoxStream, input: &mut BytesMut, open: OpenService, ki
     })
 }
 
-/// Whether a connection has neither bytes to read nor ended.
-fn is_quiet(io: &mut BoxIo) -> bool {
+/// Whether a connection has neither bytes to read nor ended: only then may it carry another exchange.
+pub fn is_quiet(io: &mut BoxIo) -> bool {
     let mut byte = [0];
     // Outside the task's budget: a busy task's connection would otherwise look quiet whatever it is.
     tokio::task::unconstrained(io.read(&mut byte)).now_or_never().is_none()

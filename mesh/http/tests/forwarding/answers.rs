@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -52,6 +52,22 @@ fn a_service_sees_its_own_authority_and_the_rest_of_the_target() {
         assert_eq!(body(answer).await, told);
         let answer = front.get(&format!("/service/~{}/web", node.id)).await;
         assert!(body(answer).await.starts_with("GET / host"));
+    });
+}
+
+#[test]
+fn a_candidate_that_is_no_node_is_asked_where_it_is_and_called_by_its_name() {
+    on_a_shard(async {
+        let node = Node::with(1, 8, mirror).await;
+        let front = Front::of(vec![
+            node.candidate()
+                .named(HeaderValue::from_static("agent-7"))
+                .at(HeaderValue::from_static("agent.example"), "/base"),
+        ]);
+        let answer = front.get("/service/web/x?y=1").await;
+        assert_eq!(answer.headers()["x-hedgerow-served-by"], "agent-7");
+        let told = body(answer).await;
+        assert!(told.starts_with("GET /base/x?y=1 host=agent.example prefix=/service/web "), "{told}");
     });
 }
 

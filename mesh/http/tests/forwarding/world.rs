@@ -215,6 +215,11 @@ impl Node {
         }
     }
 
+    /// As the forwarding sees it.
+    pub(crate) fn candidate(&self) -> Candidate {
+        Candidate::new(&service(), self.tunnel.clone(), self.capacity, Loads::default().of(self.id, &service()))
+    }
+
     /// Its tunnel is gone from one moment to the next.
     pub(crate) fn dies(&self) {
         self.tunnel.close(close::GOING, "killed");
@@ -355,13 +360,17 @@ impl Front {
     }
 
     pub(crate) fn with(config: ForwardConfig, nodes: &[&Node]) -> Self {
-        let loads = Loads::default();
-        let candidates: Arc<[Candidate]> = nodes
-            .iter()
-            .map(|node| Candidate::new(&service(), node.tunnel.clone(), node.capacity, loads.of(node.id, &service())))
-            .collect();
+        Self::to(config, nodes.iter().map(|node| node.candidate()).collect())
+    }
+
+    /// In front of these.
+    pub(crate) fn of(candidates: Vec<Candidate>) -> Self {
+        Self::to(config(), candidates)
+    }
+
+    fn to(config: ForwardConfig, candidates: Vec<Candidate>) -> Self {
         let stats = Arc::new(Stats::default());
-        let directory = Nodes(Rc::new(RefCell::new(candidates)));
+        let directory = Nodes(Rc::new(RefCell::new(candidates.into())));
         Self { forwarder: Forwarder::new(Arc::new(config), directory, stats.clone(), 7), stats }
     }
 

@@ -3,8 +3,9 @@
 use std::sync::atomic::Ordering;
 
 use crate::common::{in_time, preface, served_memory};
-use hedgerow_proto::frame::{Refusal, Release};
-use hedgerow_tunnel::{Breakage, Verdict, exchange};
+use hedgerow_proto::frame::{Refusal, Release, close};
+use hedgerow_proto::id::ServiceName;
+use hedgerow_tunnel::{Breakage, Liveness, Tunnel, Verdict, exchange};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
@@ -139,4 +140,25 @@ async fn the_end_of_the_services_bytes_is_the_end_of_the_answer() {
     let mut answer = Vec::new();
     in_time("the answer", io.read_to_end(&mut answer)).await.unwrap();
     assert_eq!(answer, b"whole");
+}
+
+#[tokio::test]
+async fn a_tunnel_without_a_control_stream_is_live_until_its_connection_closes() {
+    let (link, _services, mut connections) = served_memory();
+    let tunnel = Tunnel::detached(link.clone(), vec![(ServiceName::new("echo").unwrap(), "a.example".into())]);
+    assert_eq!(tunnel.node(), link.peer());
+    assert_eq!((tunnel.authority("echo"), tunnel.authority("other")), (Some("a.example"), None));
+    tunnel.suspect();
+    assert_eq!(tunnel.liveness(), Liveness::Live, "nobody would take the mark away");
+
+    let (mut io, handle) = exchange(tunnel.open().await.unwrap());
+    handle.begin(&preface("echo"));
+    io.write_all(b"ping").await.unwrap();
+    let mut service = in_time("a connection", connections.recv()).await.unwrap();
+    in_time("the request", service.read_exact(&mut [0; 4])).await.unwrap();
+    tunnel.close(close::GOING, "the end of the test");
+    in_time("the end is told", tunnel.suspected()).await;
+    assert_eq!(tunnel.liveness(), Liveness::Closed);
+    assert!(in_time("what ran is cut off", io.read(&mut [0])).await.is_err());
+    assert!(tunnel.open().await.is_err());
 }

@@ -1,0 +1,235 @@
+//! Routes to URLs: agents that have a public address of their own, such as one of a Cloudflare tunnel, are asked there.
+//!
+//! ```text
+//! registry ─▶ guests ─▶ may this URL be one? ─▶ is there room? ─▶ route: tunnel in memory ─▶ probe, dial, copy bytes
+//!                       (guest_url)            (here)            (route)                    (probe, dial, slots)
+//!                             └──── no ────────────┴──── no ──────────────────────────────────┴── no ──▶ why not, for people
+//! ```
+//!
+//! Who registers a URL is a stranger, and the entry stands where the stranger does not: what guards against being sent to
+//! places that are none of the stranger's business is in [`dial`], and nothing else in this program dials.
+
+mod dial;
+mod guest_url;
+mod probe;
+mod public;
+mod route;
+mod slots;
+mod why_not;
+
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hedgerow_proto::frame::close;
+use hedgerow_proto::id::NodeId;
+use hedgerow_proto::registry::{GuestView, Registry};
+use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
+use tokio::time::sleep;
+use tracing::debug;
+
+pub(crate) use dial::Dialler;
+pub(crate) use guest_url::{HostSuffix, UrlPolicy};
+pub(crate) use route::Way;
+pub(crate) use slots::SLOTS;
+pub(crate) use why_not::WhyNot;
+
+use crate::federation::Federation;
+use guest_url::GuestUrl;
+
+/// Routes in all: each is probed twice a minute, and has up to [`SLOTS`] connections.
+const ROUTES_MAX: usize = 1024;
+/// Routes to guests of one coordinator: one that vouches for strangers in masses does not take everybody's room.
+const ROUTES_PER_COORDINATOR_MAX: usize = 256;
+/// Routes to one host: whoever registers somebody else's host many times does not have us knock there as often.
+const ROUTES_PER_HOST_MAX: usize = 4;
+/// Probes at once. With every guest as slow as it may be, each still has its turn about every two minutes.
+const PROBES_MAX: usize = 64;
+/// How long changes are gathered before they are looked at.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// What a coordinator says of a guest, as far as its route is concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) coordinator: NodeId,
+    pub(crate) url: String,
+}
+
+/// By the guests' own ids.
+pub(crate) type ByGuest<T> = BTreeMap<String, T>;
+
+/// Whether each guest may be asked, and how: what the snapshot of routing is made from.
+pub(crate) type Ways = ByGuest<Result<Way, WhyNot>>;
+
+/// The guests that the registry shows, each once: if several coordinators speak for one, the one counts that
+/// [`Registry::guest`] would name.
+pub(crate) fn guests(registry: &Registry) -> BTreeMap<&str, GuestView<'_>> {
+    let mut guests: BTreeMap<&str, GuestView<'_>> = BTreeMap::new();
+    for view in registry.guests() {
+        // They come in order of their coordinators' ids, and the first of the most present ones is it.
+        let held = guests.entry(&view.guest.worker_id).or_insert(view);
+        if view.presence > held.presence {
+            *held = view;
+        }
+    }
+    guests
+}
+
+/// Keeps a route for each guest that may have one, for as long as the entry lives.
+pub(crate) async fn keep(federation: &Arc<Federation>, dialler: &Arc<Dialler>, seed: u64) -> Infallible {
+    let mut keeper = Keeper {
+        federation: federation.clone(),
+        dialler: dialler.clone(),
+        probes: Arc::new(Semaphore::new(PROBES_MAX)),
+        random: fastrand::Rng::with_seed(seed),
+        known: BTreeMap::new(),
+    };
+    loop {
+        keeper.follow(federation.guests());
+        sleep(SETTLE).await;
+        federation.guests_changed().await;
+    }
+}
+
+struct Keeper {
+    federation: Arc<Federation>,
+    dialler: Arc<Dialler>,
+    probes: Arc<Semaphore>,
+    random: fastrand::Rng,
+    known: ByGuest<Known>,
+}
+
+/// A guest that has been looked at.
+struct Known {
+    wanted: Wanted,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    Refused(WhyNot),
+    Open { host: String, _running: Running },
+}
+
+/// A route that runs while this lives. What goes down it ends with it.
+struct Running {
+    way: Way,
+    task: AbortHandle,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.way.tunnel.close(close::GOING, "the guest has no route any more");
+        self.task.abort();
+    }
+}
+
+impl Keeper {
+    /// Closes the routes of guests that have gone or moved, and opens those of new ones.
+    fn follow(&mut self, guests: ByGuest<Wanted>) {
+        let mut changes: ByGuest<Option<Result<Way, WhyNot>>> = BTreeMap::new();
+        self.known.retain(|worker_id, known| {
+            // Where there was no room there may be some by now.
+            let stays = guests.get(worker_id) == Some(&known.wanted)
+                && !matches!(known.outcome, Outcome::Refused(WhyNot::NoRoom));
+            if !stays {
+                changes.insert(worker_id.clone(), None);
+            }
+            stays
+        });
+        let mut room = Room::default();
+        for known in self.known.values() {
+            if let Outcome::Open { host, .. } = &known.outcome {
+                room.take(known.wanted.coordinator, host);
+            }
+        }
+        for (worker_id, wanted) in guests {
+            if self.known.contains_key(&worker_id) {
+                continue;
+            }
+            let outcome = match self.open(&worker_id, &wanted, &mut room) {
+                Ok(open) => open,
+                Err(why) => Outcome::Refused(why),
+            };
+            let why = match &outcome {
+                Outcome::Refused(why) => *why,
+                Outcome::Open { .. } => WhyNot::NotProbed,
+            };
+            changes.insert(worker_id.clone(), Some(Err(why)));
+            self.known.insert(worker_id, Known { wanted, outcome });
+        }
+        if !changes.is_empty() {
+            self.federation.ways_changed(changes);
+        }
+    }
+
+    fn open(&mut self, worker_id: &str, wanted: &Wanted, room: &mut Room) -> Result<Outcome, WhyNot> {
+        let url: GuestUrl = self.dialler.policy().check(&wanted.url)?;
+        let host = match self.dialler.policy() {
+            UrlPolicy::Public(_) => url.host.clone(),
+            // Who tries it out has many agents on one machine.
+            UrlPolicy::Any => url.authority(),
+        };
+        if !room.has(wanted.coordinator, &host) {
+            return Err(WhyNot::NoRoom);
+        }
+        let opened = route::open(worker_id, url, self.dialler.clone());
+        let (way, route) = opened.map_err(|_| guest_url::UrlRefused::Malformed)?;
+        room.take(wanted.coordinator, &host);
+        let say = {
+            let (federation, worker_id, way) = (self.federation.clone(), worker_id.to_owned(), way.clone());
+            move |outcome: Result<(), WhyNot>| {
+                debug!(worker_id, ?outcome, "a guest was probed");
+                federation.way_probed(&worker_id, outcome.map(|()| way.clone()));
+            }
+        };
+        let task = tokio::spawn(route.run(self.probes.clone(), self.random.u64(..), say)).abort_handle();
+        Ok(Outcome::Open { host, _running: Running { way, task } })
+    }
+}
+
+/// How many routes there are already.
+#[derive(Debug, Default)]
+struct Room {
+    all: usize,
+    by_coordinator: HashMap<NodeId, usize>,
+    by_host: HashMap<String, usize>,
+}
+
+impl Room {
+    fn has(&self, coordinator: NodeId, host: &str) -> bool {
+        let of_coordinator = self.by_coordinator.get(&coordinator).copied().unwrap_or(0);
+        let of_host = self.by_host.get(host).copied().unwrap_or(0);
+        self.all < ROUTES_MAX && of_coordinator < ROUTES_PER_COORDINATOR_MAX && of_host < ROUTES_PER_HOST_MAX
+    }
+
+    fn take(&mut self, coordinator: NodeId, host: &str) {
+        self.all += 1;
+        *self.by_coordinator.entry(coordinator).or_default() += 1;
+        *self.by_host.entry(host.to_owned()).or_default() += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_are_bounded_by_host_by_coordinator_and_in_all() {
+        let (mut room, coordinator) = (Room::default(), |n: usize| NodeId([n as u8; 32]));
+        for _ in 0..ROUTES_PER_HOST_MAX {
+            assert!(room.has(coordinator(1), "a"));
+            room.take(coordinator(1), "a");
+        }
+        assert!(!room.has(coordinator(2), "a") && room.has(coordinator(1), "b"));
+        for n in room.all..ROUTES_PER_COORDINATOR_MAX {
+            room.take(coordinator(1), &format!("host-{n}"));
+        }
+        assert!(!room.has(coordinator(1), "b") && room.has(coordinator(2), "b"));
+        for n in room.all..ROUTES_MAX {
+            room.take(coordinator(n % 200 + 2), &format!("host-{n}"));
+        }
+        assert!(!room.has(coordinator(250), "b"));
+    }
+}
