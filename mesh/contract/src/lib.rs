@@ -1,1 +1,23 @@
-//! The HTTP contract that existing agents speak, as pure functions: nothing here does I/O or reads a clock.
+//! The HTTP contract that existing agents and clients speak, as pure functions: nothing here does I/O, reads a clock or
+//! draws randomness of its own. Entries and coordinators share it.
+//!
+//! ```text
+//!  method, path ──▶ endpoint ──▶ Call ──┬─ reads ───────────────▶ views(registry, desk?) ──▶ JSON
+//!                                       └─ writes: request(body) ──▶ Desk(now, registry) ──▶ answer, and what to sign
+//! ```
+//!
+//! Requests to services are routed by `hedgerow_proto::route`. Every error is a [`ContractError`].
+
+pub mod assign;
+pub mod catalogue;
+pub mod endpoint;
+pub mod request;
+pub mod url;
+
+mod error;
+mod worker_id;
+
+pub use catalogue::Catalogue;
+pub use endpoint::{Call, endpoint};
+pub use error::ContractError;
+pub use worker_id::{WorkerId, WorkerIdError};

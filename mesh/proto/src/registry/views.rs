@@ -1,5 +1,7 @@
 //! What the registry shows: whoever has not lapsed, in order of id.
 
+use bytes::Bytes;
+
 use super::Registry;
 use super::writer::Writer;
 use crate::clock::Time;
@@ -132,31 +134,42 @@ impl Registry {
     /// The guests that have not gone, of coordinators that may be there. One that calls itself by the id of a node
     /// that is here is not shown: it speaks for itself.
     pub fn guests(&self) -> impl Iterator<Item = GuestView<'_>> {
+        self.guest_claims().filter(|view| view.presence != Presence::Absent)
+    }
+
+    /// What every coordinator that has not lapsed says of guests that have not gone: as [`Registry::guests`], and what
+    /// those say who are away. A guest can be named by several of them.
+    pub fn guest_claims(&self) -> impl Iterator<Item = GuestView<'_>> {
         self.shown().flat_map(move |(id, writer)| {
             let presence = writer.presence();
-            let guests = writer.entries.values().filter_map(|entry| match &entry.record.body {
-                Body::Guest(guest) if guest.details.status != GuestStatus::Gone => Some(guest),
-                _ => None,
-            });
-            guests
-                .filter(move |guest| presence != Presence::Absent && !self.shadows(guest))
-                .map(move |guest| GuestView { coordinator: *id, presence, guest })
+            let guests = writer.guests().filter(move |guest| !self.shadows(guest));
+            guests.map(move |guest| GuestView { coordinator: *id, presence, guest })
         })
+    }
+
+    /// Those of [`Registry::guest_claims`] that are about one guest.
+    pub fn claims_of<'a>(&'a self, worker_id: &str) -> impl Iterator<Item = GuestView<'a>> {
+        // Few speak for guests: the others are passed over without a look at what they said.
+        let speakers = self.shown().filter(|(_, writer)| writer.count(Kind::GUEST) > 0);
+        let subject = Bytes::copy_from_slice(worker_id.as_bytes());
+        speakers.filter_map(move |(id, writer)| {
+            let entry = writer.entries.get(&(Kind::GUEST, subject.clone()))?;
+            let guest = standing_guest(&entry.record)?;
+            let view = GuestView { coordinator: *id, presence: writer.presence(), guest };
+            (!self.shadows(guest)).then_some(view)
+        })
+    }
+
+    /// The guests that have not gone for which one coordinator speaks, also while it is away or has lapsed.
+    pub fn guests_of(&self, coordinator: &NodeId) -> impl Iterator<Item = &Guest> {
+        self.writers.get(coordinator).into_iter().flat_map(Writer::guests)
     }
 
     /// The guest of this id. If several coordinators speak for it, one that is there, and of those the one with the
     /// smallest id, so that everybody says the same.
     pub fn guest(&self, worker_id: &str) -> Option<GuestView<'_>> {
-        let guests = self.shown().filter_map(|(id, writer)| {
-            match &writer.entry(Kind::GUEST, worker_id.as_bytes())?.record.body {
-                Body::Guest(guest) if guest.details.status != GuestStatus::Gone => {
-                    Some(GuestView { coordinator: *id, presence: writer.presence(), guest })
-                }
-                _ => None,
-            }
-        });
-        guests
-            .filter(|view| view.presence != Presence::Absent && !self.shadows(view.guest))
+        self.claims_of(worker_id)
+            .filter(|view| view.presence != Presence::Absent)
             .max_by_key(|view| (view.presence, std::cmp::Reverse(view.coordinator)))
     }
 
@@ -181,5 +194,22 @@ impl Registry {
 
     fn shown(&self) -> impl Iterator<Item = (&NodeId, &Writer)> {
         self.writers.iter().filter(|(_, writer)| !writer.lapsed)
+    }
+}
+
+impl Writer {
+    /// The guests that have not gone for which it speaks.
+    fn guests(&self) -> impl Iterator<Item = &Guest> {
+        let place = |kind| (kind, Bytes::new());
+        let entries = self.entries.range(place(Kind::GUEST)..place(Kind(Kind::GUEST.0 + 1)));
+        entries.filter_map(|(_, entry)| standing_guest(&entry.record))
+    }
+}
+
+/// The guest that a record is about, unless the record is its tombstone.
+fn standing_guest(record: &Record) -> Option<&Guest> {
+    match &record.body {
+        Body::Guest(guest) if guest.details.status != GuestStatus::Gone => Some(guest),
+        _ => None,
     }
 }

@@ -230,6 +230,45 @@ fn a_guest_of_two_coordinators_is_the_same_for_everybody() {
 }
 
 #[test]
+fn what_an_absent_coordinator_said_of_guests_is_known_until_it_lapses() {
+    let mut registry = with_coordinator();
+    let now = at(Duration::ZERO);
+    for (worker_id, status, seq) in [("agent", GuestStatus::Healthy, 3), ("gone", GuestStatus::Gone, 4)] {
+        direct(&mut registry, now, &say(0, 1, seq, &guest(worker_id, status)));
+    }
+    let claims = |registry: &Registry| {
+        let claims = registry.claims_of("agent").map(|view| (view.coordinator, view.presence)).collect::<Vec<_>>();
+        let all = registry.guest_claims().map(|view| (view.coordinator, view.presence)).collect::<Vec<_>>();
+        assert_eq!(claims, all);
+        claims
+    };
+    assert_eq!(claims(&registry), [(id(0), Presence::Here)]);
+    registry.handle_timeout(now + MINUTE);
+    assert!(registry.guest("agent").is_none());
+    assert_eq!(claims(&registry), [(id(0), Presence::Absent)]);
+    registry.handle_timeout(now + MINUTE * 11);
+    assert_eq!(claims(&registry), []);
+    // What it said itself it finds again after a long sleep.
+    let own: Vec<&str> = registry.guests_of(&id(0)).map(|guest| guest.worker_id.as_str()).collect();
+    assert_eq!(own, ["agent"]);
+}
+
+#[test]
+fn every_coordinators_word_on_a_guest_is_known_and_a_native_node_has_none() {
+    let mut registry = with_coordinator();
+    let now = at(Duration::ZERO);
+    direct(&mut registry, now, &say(1, 1, 1, &lease()));
+    let native = id(2).to_string();
+    for n in [0, 1] {
+        direct(&mut registry, now, &say(n, 1, 3, &guest("agent", GuestStatus::Healthy)));
+        direct(&mut registry, now, &say(n, 1, 4, &guest(&native, GuestStatus::Healthy)));
+    }
+    direct(&mut registry, now, &say(2, 1, 1, &node(Roles::Worker, None)));
+    assert_eq!(registry.claims_of("agent").count(), 2);
+    assert_eq!((registry.claims_of(&native).count(), registry.guest_claims().count()), (0, 2));
+}
+
+#[test]
 fn ages_travel_so_that_replicas_do_not_keep_each_others_dead_alive() {
     let mut one = registry();
     let start = at(Duration::ZERO);

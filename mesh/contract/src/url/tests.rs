@@ -1,0 +1,139 @@
+//! URLs that may be routes and URLs that may not.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn checked(url: &str) -> Result<UrlTarget, NotRoutable> {
+    check(url, &UrlPolicy::default())
+}
+
+fn anything(url: &str) -> Result<UrlTarget, NotRoutable> {
+    check(url, &UrlPolicy { allow_private: true, ..UrlPolicy::default() })
+}
+
+fn https(host: &str, port: u16, path_prefix: &str) -> UrlTarget {
+    UrlTarget { scheme: Scheme::Https, host: host.into(), port, path_prefix: path_prefix.into() }
+}
+
+#[test]
+fn a_tunnel_of_the_two_that_are_allowed_is_a_route() {
+    let host = "quick-brown-fox.trycloudflare.com";
+    assert_eq!(checked("https://quick-brown-fox.trycloudflare.com"), Ok(https(host, 443, "")));
+    assert_eq!(checked(" HTTPS://Quick-Brown-Fox.TryCloudflare.com.:8443/a/b// "), Ok(https(host, 8443, "/a/b")));
+    assert_eq!(checked("https://0a1b.cfargotunnel.com/"), Ok(https("0a1b.cfargotunnel.com", 443, "")));
+}
+
+#[test]
+fn what_agents_without_a_tunnel_send_is_registered_and_no_route() {
+    assert_eq!(checked(""), Err(NotRoutable::None));
+    assert_eq!(checked("http://:8000"), Err(NotRoutable::Form("it has no host")));
+    assert_eq!(checked("http://a.trycloudflare.com"), Err(NotRoutable::NotHttps));
+    assert_eq!(checked("http://192.168.1.17:8000"), Err(NotRoutable::NotHttps));
+    assert!(matches!(checked("localhost:8000"), Err(NotRoutable::Form(_))));
+    assert!(matches!(checked("None"), Err(NotRoutable::Form(_))));
+}
+
+#[test]
+fn a_suffix_ends_a_name_at_a_dot_only() {
+    for host in [
+        "eviltrycloudflare.com",
+        "trycloudflare.com",
+        "a.trycloudflare.com.evil.example",
+        "trycloudflare.com.evil.example",
+        "a.trycloudflare.co",
+        "example.org",
+    ] {
+        let error = checked(&format!("https://{host}/")).unwrap_err();
+        assert!(matches!(error, NotRoutable::Suffix { .. }), "{host}: {error}");
+        assert!(error.to_string().contains(".trycloudflare.com, .cfargotunnel.com"));
+    }
+}
+
+#[test]
+fn tricks_with_the_form_are_refused() {
+    for url in [
+        "https://a.trycloudflare.com@169.254.169.254/",
+        "https://user:pass@a.trycloudflare.com/",
+        "https://169.254.169.254\\@a.trycloudflare.com/",
+        "https://169.254.169.254#.trycloudflare.com",
+        "https://a.trycloudflare.com/?x",
+        "https://169.254.169.254?.trycloudflare.com",
+        "https://a.trycloudflare.com:0/",
+        "https://a.trycloudflare.com:+443/",
+        "https://a.trycloudflare.com:99999/",
+        "https://a:b.trycloudflare.com/",
+        "https://.trycloudflare.com/",
+        "https://a..trycloudflare.com/",
+        "https://a b.trycloudflare.com/",
+        "https://a\r\nb.trycloudflare.com/",
+        "https://ä.trycloudflare.com/",
+        "https://a%2e.trycloudflare.com/",
+        "https:a.trycloudflare.com",
+        "https://a.trycloudflare.com/../x",
+        "https://a.trycloudflare.com/%2e%2e/x",
+        "https://[::1].trycloudflare.com/",
+        "ftp://a.trycloudflare.com/",
+    ] {
+        assert!(checked(url).is_err(), "{url:?}");
+    }
+    assert_eq!(checked(&format!("https://{}.trycloudflare.com", "a".repeat(256))), Err(NotRoutable::TooLong));
+}
+
+#[test]
+fn an_address_is_no_name_in_whatever_form() {
+    for host in ["127.0.0.1", "8.8.8.8", "[::1]", "[2606:4700::1111]"] {
+        assert_eq!(checked(&format!("https://{host}/")), Err(NotRoutable::Address), "{host}");
+    }
+    for host in ["127.1", "2130706433", "0x7f000001", "0x7f.1", "a.0x7f", "1.2.3.4.5", "0177.0.0.1"] {
+        let url = format!("https://{host}/");
+        assert!(checked(&url).is_err(), "{host}");
+        assert!(anything(&url).is_err(), "{host}");
+    }
+}
+
+#[test]
+fn where_private_targets_are_allowed_any_host_is_and_plain_http_too() {
+    let http = |host: &str, port| UrlTarget { scheme: Scheme::Http, ..https(host, port, "") };
+    assert_eq!(anything("http://127.0.0.1:8000/"), Ok(http("127.0.0.1", 8000)));
+    assert_eq!(anything("http://localhost"), Ok(http("localhost", 80)));
+    assert_eq!(anything("http://[::1]:80"), Ok(http("::1", 80)));
+    assert_eq!(anything("https://any.example/x"), Ok(https("any.example", 443, "/x")));
+    assert_eq!(anything("http://:8000"), Err(NotRoutable::Form("it has no host")));
+    assert!(anything("http://u@localhost").is_err());
+}
+
+#[test]
+fn the_operator_names_other_suffixes_and_single_hosts() {
+    let suffixes = [".Example.org", "agent.example.net"].map(|suffix| suffix.parse().unwrap());
+    let policy = UrlPolicy { suffixes: suffixes.into(), allow_private: false };
+    for good in ["a.example.org", "a.b.example.org", "agent.example.net", "x.agent.example.net"] {
+        assert!(check(&format!("https://{good}"), &policy).is_ok(), "{good}");
+    }
+    for bad in ["example.org", "b.example.net", "xagent.example.net", "a.trycloudflare.com"] {
+        assert!(check(&format!("https://{bad}"), &policy).is_err(), "{bad}");
+    }
+    let none = UrlPolicy { suffixes: vec![], allow_private: false };
+    assert!(check("https://a.example.org", &none).unwrap_err().to_string().ends_with("none at all"));
+    for bad in ["", ".", "..", "a b", "*.example.org", "a/b", "10", "a.7"] {
+        assert!(bad.parse::<HostSuffix>().is_err(), "{bad:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_checked_no_panic_and_only_names_under_a_suffix_pass(
+        url in "(https?://)?[\\[\\]a-z0-9.:@/?#%\\\\-]{0,24}(\\.trycloudflare\\.com)?[:/a-z0-9@.]{0,8}",
+    ) {
+        let _ = anything(&url);
+        if let Ok(target) = checked(&url) {
+            prop_assert!(target.host.ends_with(".trycloudflare.com") || target.host.ends_with(".cfargotunnel.com"));
+            prop_assert!(target.port != 0 && !target.path_prefix.ends_with('/'));
+        }
+    }
+
+    #[test]
+    fn no_text_panics(url in "\\PC{0,32}") {
+        let _ = (checked(&url), anything(&url), url.parse::<HostSuffix>());
+    }
+}
