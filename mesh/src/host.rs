@@ -24,6 +24,7 @@ use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{Boxed, ListenerId};
 use libp2p::core::upgrade::Version;
 use libp2p::identity::{Keypair, PublicKey, ed25519};
+pub use libp2p::multiaddr::Protocol;
 use libp2p::request_response::{OutboundRequestId, ResponseChannel};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{Config, DialError, Executor, SwarmEvent};

@@ -15,7 +15,9 @@ use hedgerow_proto::clock::Time;
 use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::limits::Limits;
 use hedgerow_proto::own::{KeyInUse, Meeting, Voice};
-use hedgerow_proto::record::{Body, Kind, Lease, NodeRecord, Record, RecordError, Signed};
+use hedgerow_proto::record::{
+    AttachmentState, Body, GuestStatus, Kind, Lease, NodeRecord, Record, RecordError, Signed,
+};
 use hedgerow_proto::registry::{Outcome, Refused, Registry, Source};
 use hedgerow_proto::snapshot;
 use hedgerow_proto::sync::{Session, SyncError, Traffic};
@@ -91,7 +93,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
     generation: watch::Sender<u64>,
-    record: watch::Sender<Option<Bytes>>,
+    record: watch::Sender<Bytes>,
     hurry: broadcast::Sender<Bytes>,
     failure: watch::Sender<Option<Arc<ReplicaError>>>,
 }
@@ -138,7 +140,7 @@ impl Replica {
             clock,
             state: Mutex::new(state),
             generation: watch::Sender::new(stored),
-            record: watch::Sender::new(None),
+            record: watch::Sender::new(Bytes::new()),
             hurry: broadcast::Sender::new(HURRIED_MAX),
             failure: watch::Sender::new(None),
         })))
@@ -147,6 +149,11 @@ impl Replica {
     /// The node.
     pub fn node(&self) -> NodeId {
         self.0.data_dir.id()
+    }
+
+    /// The epoch in which it speaks now.
+    pub fn epoch(&self) -> u64 {
+        self.0.lock().voice.epoch()
     }
 
     /// Says what the node is and offers, from now on.
@@ -177,8 +184,8 @@ impl Replica {
         })
     }
 
-    /// The node's own record, as it is signed by now; `None` until [`Replica::announce`].
-    pub fn record(&self) -> watch::Receiver<Option<Bytes>> {
+    /// The node's own record, as it is signed by now; empty until [`Replica::announce`].
+    pub fn record(&self) -> watch::Receiver<Bytes> {
         self.0.record.subscribe()
     }
 
@@ -417,11 +424,16 @@ impl Shared {
     fn say(&self, state: &mut State, now: Time, body: Body) -> Result<(), ReplicaError> {
         let signed = state.voice.sign(&body)?;
         let is_node = body.kind() == Kind::NODE;
-        state.says.insert((body.kind(), body.subject().to_vec()), body);
+        let place = (body.kind(), body.subject().to_vec());
+        // What is over need not be said again: a jump leaves nothing behind that it would have to cover.
+        match is_over(&body) {
+            true => drop(state.says.remove(&place)),
+            false => drop(state.says.insert(place, body)),
+        }
         state.registry.insert(now, signed.clone(), Source::Own)?;
         self.hurry(signed.bytes());
         if is_node {
-            self.record.send_replace(Some(signed.bytes().clone()));
+            self.record.send_replace(signed.bytes().clone());
         }
         Ok(())
     }
@@ -464,6 +476,15 @@ impl Shared {
             failure.get_or_insert_with(|| Arc::new(error));
             first
         });
+    }
+}
+
+/// Whether a record only says that something is no more.
+fn is_over(body: &Body) -> bool {
+    match body {
+        Body::Attachment(attachment) => attachment.state == AttachmentState::Detached,
+        Body::Guest(guest) => guest.details.status == GuestStatus::Gone,
+        _ => false,
     }
 }
 

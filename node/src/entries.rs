@@ -41,7 +41,7 @@ const OTHER_ADDRESSES_GRACE: Duration = Duration::from_millis(200);
 const ADDRESSES_MAX: usize = 16;
 
 /// Makes the settings of a tunnel in a federation: a node signs its record for each federation that it is in.
-pub type ConfigFor = Box<dyn Fn(FederationId) -> Result<DialConfig, String> + Send + Sync>;
+pub type ConfigFor = Box<dyn Fn(FederationId, IpAddr) -> Result<DialConfig, String> + Send + Sync>;
 
 /// All entries of this node.
 pub struct Entries {
@@ -248,7 +248,7 @@ impl Entries {
         if self.is_known(url, address, &said) {
             return Ok(());
         }
-        let config = (self.config_for)(said.federation)?;
+        let config = (self.config_for)(said.federation, address)?;
         let (sender, status) =
             watch::channel(TunnelStatus { entry: Some(said.entry), state: TunnelState::Connecting, failures: 0 });
         let directory = EntryDirectory {

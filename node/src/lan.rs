@@ -74,7 +74,7 @@ pub fn serve(listener: std::net::TcpListener, node: &Arc<Node>) -> Result<(), Fa
 /// A tunnel's settings with a record that is signed once: the services' health is read from them, not from it.
 fn config(node: &Node, federation: FederationId) -> Result<DialConfig, Failure> {
     let (key, incarnation) = (node.identity.key().clone(), node.identity.incarnation);
-    let record = node.profile.record(&node.services, &[]);
+    let record = node.profile.record(node.profile.roles, &node.services, &[], None);
     let signed = Voice::new(key, federation, incarnation, 0, Limits::PRODUCTION).sign(&Body::Node(record));
     let signed = signed.map_err(|error| Failure::runtime(format!("this node's record cannot be signed: {error}")))?;
     let record = watch::Sender::new(signed.bytes().clone()).subscribe();
@@ -123,7 +123,7 @@ impl Lan {
         let (entry, node) = memory::pair(id, id);
         let (config, federation) = (self.config.clone(), self.federation);
         spawn_local(async move {
-            if let Err(error) = serve_over(&config, federation, Arc::new(node)).await {
+            if let Err(error) = serve_over(&config, federation, Arc::new(node), |_| {}).await {
                 debug!(%error, "the tunnel in memory ended");
             }
         });

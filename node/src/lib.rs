@@ -22,6 +22,7 @@ pub mod hardware;
 pub mod identity;
 pub mod lan;
 pub mod membership;
+pub mod mesh;
 pub mod node;
 pub mod patience;
 pub mod pool;

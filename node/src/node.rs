@@ -1,7 +1,7 @@
 //! The running node, as its control socket and its parts see it: who it is, what it does, how far it is on its way out.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -19,6 +19,8 @@ use crate::control;
 use crate::entries::{Entries, EntryState, EntryView};
 use crate::identity::Identity;
 use crate::membership::{Member, Membership, Profile};
+use crate::mesh::Mesh;
+use crate::mesh::addresses::Reach;
 use crate::registry_view::RegistryView;
 use crate::services::{LocalService, LocalServices};
 use crate::status::{EntryStatus, HardwareStatus, LeaveProgress, ServiceStatus, Stage, Status, TunnelStage};
@@ -113,10 +115,11 @@ impl Node {
 
     /// What the tunnels of one federation share; the node joins it if it has not. What stops it from joining is of its own
     /// making (its disk, its ports), so the node stops.
-    pub fn dial_config(&self, federation: FederationId) -> Result<DialConfig, String> {
+    pub fn dial_config(&self, federation: FederationId, entry: IpAddr) -> Result<DialConfig, String> {
+        let reach = Reach::of(entry);
         let mut memberships = self.memberships.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(membership) = memberships.get(&federation) {
-            return Ok(membership.dial_config());
+            return Ok(membership.dial_config(reach));
         }
         let membership = Membership::join(federation, &self.member()).map_err(|failure| {
             let words = failure.to_string();
@@ -124,7 +127,7 @@ impl Node {
             let _ = self.failures.try_send(failure);
             words
         })?;
-        let config = membership.dial_config();
+        let config = membership.dial_config(reach);
         memberships.insert(federation, membership);
         Ok(config)
     }
@@ -150,25 +153,25 @@ impl Node {
         membership.map(|membership| membership.replica.read(RegistryView::of)).unwrap_or_default()
     }
 
-    /// The addresses at which other coordinators can dial it.
-    pub fn mesh_addresses(&self) -> Vec<String> {
+    /// Its parts on the mesh, one in each federation.
+    pub fn meshes(&self) -> Vec<Arc<Mesh>> {
         let memberships = self.memberships.lock().unwrap_or_else(PoisonError::into_inner);
-        let listening = |membership: &Membership| membership.host.borrow().listening.clone();
-        memberships.values().flat_map(listening).map(|address| address.to_string()).collect()
+        memberships.values().map(|membership| membership.mesh.clone()).collect()
     }
 
-    /// Waits until its libp2p host is bound, where it has one and is in a federation.
+    /// The addresses at which other coordinators can dial it.
+    pub fn mesh_addresses(&self) -> Vec<String> {
+        let listening = |mesh: Arc<Mesh>| mesh.host_status().listening;
+        self.meshes().into_iter().flat_map(listening).map(|address| address.to_string()).collect()
+    }
+
+    /// Waits until its libp2p hosts are bound.
     pub async fn mesh_bound(&self) {
-        if self.profile.mesh_listen.addresses().is_empty() {
-            return;
-        }
-        let hosts: Vec<_> = {
-            let memberships = self.memberships.lock().unwrap_or_else(PoisonError::into_inner);
-            memberships.values().map(|membership| membership.host.clone()).collect()
-        };
-        for mut host in hosts {
+        for mesh in self.meshes() {
+            let mut host = mesh.host.subscribe();
             // An error says that the host has ended, which its log has told.
-            let _ = host.wait_for(|status| !status.listening.is_empty()).await;
+            let Ok(Some(host)) = host.wait_for(Option::is_some).await.map(|host| host.clone()) else { continue };
+            let _ = host.status().wait_for(|status| status.binding == 0).await;
         }
     }
 

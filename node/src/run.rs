@@ -77,6 +77,7 @@ pub async fn join(settings: Settings) -> Result<(), Failure> {
     let lan = settings.listen.map(lan::bind).transpose()?;
     let profile = Profile {
         roles: settings.roles,
+        candidacy: settings.candidacy,
         location: settings.location.clone(),
         // Its directory is there by now.
         hardware: hardware::detect(settings.worker_type, &settings.data_dir).await,
@@ -97,7 +98,7 @@ pub async fn join(settings: Settings) -> Result<(), Failure> {
     }
     let config_for = {
         let node = Arc::downgrade(&node);
-        Box::new(move |federation| node.upgrade().ok_or("the node is stopping")?.dial_config(federation))
+        Box::new(move |federation, entry| node.upgrade().ok_or("the node is stopping")?.dial_config(federation, entry))
     };
     let entries = Entries::new(bootstrap, config_for, node.seed());
     node.set_entries(entries.clone());
@@ -130,7 +131,7 @@ fn open_to_lan(node: &Arc<Node>, listener: std::net::TcpListener) -> Result<(), 
 
 /// A record that no entry would take is found out before the first one refuses it.
 fn check_record(identity: &Identity, profile: &Profile, services: &LocalServices) -> Result<(), Failure> {
-    let record = profile.record(services, profile.mesh_listen.addresses());
+    let record = profile.record(profile.roles, services, profile.mesh_listen.addresses(), None);
     let federation = FederationId([0; 32]);
     Voice::new(identity.key().clone(), federation, identity.incarnation, 0, Limits::PRODUCTION)
         .sign(&Body::Node(record))

@@ -11,7 +11,7 @@ use hedgerow_process::exit::Failure;
 use hedgerow_process::logging::LogFormat;
 use hedgerow_proto::id::NodeId;
 use hedgerow_proto::limits::Limits;
-use hedgerow_proto::record::Roles;
+use hedgerow_proto::record::{Candidacy, Roles};
 use serde::de::{self, Deserialize, Deserializer};
 
 use crate::cli::{self, JoinArgs, RoleChoice, Which, WorkerTypeChoice};
@@ -36,6 +36,8 @@ pub struct Settings {
     pub entry_ca: Option<PathBuf>,
     /// What the node is.
     pub roles: Roles,
+    /// Whether that may change while it runs.
+    pub candidacy: Candidacy,
     /// In order of name, each once.
     pub services: Vec<ServiceSpec>,
     /// Where the key is.
@@ -231,9 +233,15 @@ impl Settings {
         };
         let services = in_order(services)?;
         let roles = roles(role, &services)?;
+        let candidacy = match (role, roles) {
+            // One that offers nothing has nothing else to be.
+            (RoleChoice::Auto, Roles::Worker) => Candidacy::Elective,
+            _ => Candidacy::Fixed,
+        };
         let mesh_listen = MeshListen::of(
             first_of([args.mesh_listen, environment.list(&["HEDGEROW_MESH_LISTEN"])?, file.mesh_listen.0]),
             roles,
+            candidacy,
         )?;
         let timeouts = Timeouts::of([
             Said { heartbeat: args.heartbeat_timeout, worker: args.worker_timeout },
@@ -248,6 +256,7 @@ impl Settings {
             entry_keys: first_of([args.entry_keys, environment.list(&["HEDGEROW_ENTRY_KEY"])?, file.entry_key.0]),
             entry_ca: args.entry_ca.or_else(|| environment.path("HEDGEROW_ENTRY_CA")).or(file.entry_ca),
             roles,
+            candidacy,
             services,
             data_dir: args
                 .data_dir

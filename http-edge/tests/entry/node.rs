@@ -244,6 +244,7 @@ impl Node {
             coordinators: tell,
             census: watch::Sender::new(None),
             newer: mpsc::channel(1).0,
+            pong_timeout: hedgerow_tunnel::tuning::PONG_TIMEOUT,
             lanes_max: 2,
             seed: u64::from(says.seed),
         };

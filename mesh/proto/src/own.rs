@@ -74,6 +74,11 @@ impl Voice {
         self.key.id()
     }
 
+    /// The epoch in which it speaks.
+    pub fn epoch(&self) -> u64 {
+        self.last.epoch
+    }
+
     /// Random for each run: tells two processes with one key apart.
     pub fn incarnation(&self) -> u64 {
         self.incarnation

@@ -72,6 +72,8 @@ pub struct DialConfig {
     pub census: watch::Sender<Option<Census>>,
     /// Where a refusal for the sake of another process with this key leaves that one's record.
     pub newer: mpsc::Sender<Vec<u8>>,
+    /// After so long without an answer to its PINGs the node gives a connection up.
+    pub pong_timeout: Duration,
     /// Connections to one entry at most.
     pub lanes_max: u16,
     /// For the jitter.
@@ -166,11 +168,17 @@ pub async fn maintain(config: DialConfig, directory: Arc<dyn Directory>, status:
     set(TunnelState::Drained);
 }
 
-/// Joins over a connection that is there already and serves it until it ends: for a node's own port, over memory.
-pub async fn serve_over(config: &DialConfig, federation: FederationId, link: Arc<dyn Link>) -> Result<(), TunnelError> {
+/// Joins over a connection that is there already and serves it until it ends: for a node's own port, over memory, and for a
+/// worker's connection to its home. `on_pong` is called with each pong; with the first one the tunnel is up.
+pub async fn serve_over(
+    config: &DialConfig,
+    federation: FederationId,
+    link: Arc<dyn Link>,
+    on_pong: impl Fn(Duration),
+) -> Result<(), TunnelError> {
     let target = Target { addresses: Vec::new(), entry: link.peer(), federation };
     let joined = join(config, greet(link, &target).await?, 0).await?;
-    match run(config, joined, &Arc::new(Activity::default()), |_| {}).await {
+    match run(config, joined, &Arc::new(Activity::default()), on_pong).await {
         End::Drained => Ok(()),
         End::Closed(closed) => Err(closed.into()),
     }
@@ -405,7 +413,7 @@ pub(crate) async fn run(
                 Control::Ping(sent)
             }
             now = pings.tick() => {
-                if unanswered.is_some_and(|since| now.duration_since(since) > tuning::PONG_TIMEOUT) {
+                if unanswered.is_some_and(|since| now.duration_since(since) > config.pong_timeout) {
                     return give_up(&*link, close::STALLED, "the tunnel is up and passes nothing");
                 }
                 sent += 1;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use hedgerow_mesh::host::Multiaddr;
 use hedgerow_process::exit::Failure;
 use hedgerow_proto::limits::Limits;
-use hedgerow_proto::record::Roles;
+use hedgerow_proto::record::{Candidacy, Roles};
 
 use super::unique;
 
@@ -36,7 +36,7 @@ impl MeshListen {
     }
 
     /// What these words, all of one source, say together.
-    pub(super) fn of(words: Vec<MeshAddress>, roles: Roles) -> Result<Self, Failure> {
+    pub(super) fn of(words: Vec<MeshAddress>, roles: Roles, candidacy: Candidacy) -> Result<Self, Failure> {
         let off = words.contains(&MeshAddress::Off);
         let at = |word| match word {
             MeshAddress::Off => None,
@@ -59,7 +59,7 @@ impl MeshListen {
                     .advice("name an address of each kind once, such as /ip4/0.0.0.0/udp/4001/quic-v1"));
             }
         }
-        if !roles.coordinates() {
+        if !roles.coordinates() && candidacy == Candidacy::Fixed {
             return Err(Failure::usage("--mesh-listen is for coordinators, and this node is a worker")
                 .means("nobody would dial it there")
                 .advice("add --role both, or leave --mesh-listen out"));

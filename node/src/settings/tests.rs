@@ -249,6 +249,8 @@ fn where_coordinators_dial_is_some_addresses_or_off_or_left_to_the_node() {
     let many: Vec<_> = many.iter().map(String::as_str).collect();
     assert!(of(&many, &[]).unwrap_err().contains("names 9 addresses, and a node has at most 8"));
     let worker = ["--service", "a=http://127.0.0.1:1", "--mesh-listen"];
-    assert!(of(&[&worker[..], &[udp]].concat(), &[]).unwrap_err().contains("this node is a worker"));
+    let for_good = [&["--role", "worker"], &worker[..], &[udp]].concat();
+    assert!(of(&for_good, &[]).unwrap_err().contains("this node is a worker"));
+    assert_eq!(of(&[&worker[..], &[udp]].concat(), &[]), Ok(at(&[udp])), "it may be elected");
     assert_eq!(of(&[&worker[..], &["off"]].concat(), &[]), Ok(MeshListen::Off));
 }

@@ -188,6 +188,7 @@ impl Node {
             coordinators,
             census: watch::Sender::new(None),
             newer: tokio::sync::mpsc::channel(1).0,
+            pong_timeout: hedgerow_tunnel::tuning::PONG_TIMEOUT,
             lanes_max: 1,
             seed: 1,
         };
@@ -196,7 +197,7 @@ impl Node {
         let link: Arc<dyn Link> = match over {
             Over::Memory => {
                 let (entry, node) = memory::pair(NodeId([0xee; 32]), id);
-                spawn_local(async move { serve_over(&config, federation(), Arc::new(node)).await });
+                spawn_local(async move { serve_over(&config, federation(), Arc::new(node), |_| {}).await });
                 Arc::new(entry)
             }
             Over::Quic => Arc::new(dialled_in(config, say).await),

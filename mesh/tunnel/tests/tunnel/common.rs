@@ -275,6 +275,7 @@ impl Node {
             coordinators,
             census: watch::Sender::new(None),
             newer: mpsc::channel(1).0,
+            pong_timeout: hedgerow_tunnel::tuning::PONG_TIMEOUT,
             lanes_max: 4,
             seed: u64::from(seed),
         };

@@ -1,0 +1,360 @@
+//! The node's part on the mesh of one federation: its libp2p host, and what it does there as a coordinator or as a worker.
+//!
+//! ```text
+//!   coordinator: listens, gossips, synchronises (hedgerow_mesh::host); holds workers (workers)
+//!   worker:      dials only; keeps one connection to its home (home), whom to ask comes from entries and homes (hints)
+//!   either:      says what it is whenever that changes (membership); one that may be elected moves between the two (election)
+//! ```
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hedgerow_mesh::host::link::Homes;
+use hedgerow_mesh::host::{
+    Host, HostConfig, HostError, HostHandle, HostStatus, IncomingCall, Multiaddr, Part, keypair,
+};
+use hedgerow_mesh::replica::Replica;
+use hedgerow_proto::clock::Time;
+use hedgerow_proto::frame::Census;
+use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
+use hedgerow_proto::key::SecretKey;
+use hedgerow_proto::limits::Limits;
+use hedgerow_proto::record::{Candidacy, Home, Roles};
+use hedgerow_proto::registry::{Reach as Route, Registry};
+use hedgerow_tunnel::DialConfig;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tracing::{debug, info, warn};
+
+use crate::settings::MeshListen;
+
+pub mod addresses;
+pub mod election;
+pub mod hints;
+pub mod home;
+pub mod workers;
+
+use addresses::{Reach, worth_telling};
+use election::{Election, Move};
+use hints::Hints;
+use home::Seeker;
+use workers::Workers;
+
+/// Where a coordinator listens if its operator says nothing: on any free port, over both transports.
+const LISTEN_BY_DEFAULT: [&str; 2] = ["/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.0/tcp/0"];
+/// Calls of the existing contract that neighbours have passed on and that wait to be answered.
+const CALLS: usize = 64;
+/// How often a node looks whether it should become a coordinator, or step down.
+const ELECTION_INTERVAL: Duration = Duration::from_secs(1);
+/// How long changes are gathered before workers and Kademlia are told of them.
+const TELL_AFTER: Duration = Duration::from_secs(1);
+/// How long a host may take to stop, so that its port is free again.
+const STOPS_WITHIN: Duration = Duration::from_secs(5);
+/// How often a host that does not come up is tried again.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// What the parts of the node know of its part on the mesh.
+pub struct Mesh {
+    /// The federation.
+    pub federation: FederationId,
+    /// The registry, or a worker's own records.
+    pub replica: Replica,
+    /// What the node is now.
+    pub roles: watch::Sender<Roles>,
+    /// The home that it names, while it is a worker.
+    pub home: watch::Sender<Option<Home>>,
+    /// The home that has taken it in.
+    pub attached: watch::Sender<Option<NodeId>>,
+    /// Its host, while there is one.
+    pub host: watch::Sender<Option<HostHandle>>,
+    /// Whom it has heard of.
+    pub hints: Arc<Hints>,
+    /// What an entry last said of how many coordinators there are, and when.
+    pub census: watch::Sender<Option<(Time, Census)>>,
+    /// Workers that are at home here.
+    pub workers: Arc<Workers>,
+    /// Calls that neighbours pass on go here.
+    pub calls: mpsc::Sender<IncomingCall>,
+    /// How far the most distant entry is.
+    entry_reach: watch::Sender<Reach>,
+    key: SecretKey,
+    listen: MeshListen,
+    candidacy: Candidacy,
+    random: Mutex<fastrand::Rng>,
+}
+
+/// What a part on the mesh begins with.
+pub struct MeshConfig {
+    /// The federation.
+    pub federation: FederationId,
+    /// The registry.
+    pub replica: Replica,
+    /// The node's key.
+    pub key: SecretKey,
+    /// Random for this run.
+    pub incarnation: u64,
+    /// What it is at first.
+    pub roles: Roles,
+    /// Whether that may change.
+    pub candidacy: Candidacy,
+    /// Where it listens as a coordinator.
+    pub listen: MeshListen,
+    /// For jitter.
+    pub seed: u64,
+}
+
+impl Mesh {
+    /// Nothing runs yet. What comes out of the receiver are calls that neighbours pass on.
+    pub fn new(config: MeshConfig) -> (Arc<Self>, mpsc::Receiver<IncomingCall>) {
+        let MeshConfig { federation, replica, key, incarnation, roles, candidacy, listen, seed } = config;
+        let (calls, incoming) = mpsc::channel(CALLS);
+        let mesh = Self {
+            federation,
+            workers: Arc::new(Workers::new(federation, incarnation, replica.clone())),
+            replica,
+            roles: watch::Sender::new(roles),
+            home: watch::Sender::new(None),
+            attached: watch::Sender::new(None),
+            host: watch::Sender::new(None),
+            hints: Arc::new(Hints::new(federation)),
+            census: watch::Sender::new(None),
+            calls,
+            entry_reach: watch::Sender::new(Reach::Machine),
+            key,
+            listen,
+            candidacy,
+            random: Mutex::new(fastrand::Rng::with_seed(seed)),
+        };
+        (Arc::new(mesh), incoming)
+    }
+
+    /// What the node is now.
+    pub fn roles(&self) -> Roles {
+        *self.roles.borrow()
+    }
+
+    /// An entry of this federation is so far away: addresses that mean something to others there are told from now on.
+    pub fn has_entry(&self, reach: Reach) {
+        self.entry_reach.send_if_modified(|farthest| std::mem::replace(farthest, reach.max(*farthest)) < reach);
+    }
+
+    /// How the host is.
+    pub fn host_status(&self) -> HostStatus {
+        self.host.borrow().as_ref().map(|host| host.status().borrow().clone()).unwrap_or_default()
+    }
+
+    /// The addresses that others are told of.
+    pub fn addresses(&self) -> Vec<Multiaddr> {
+        if !self.roles().coordinates() {
+            return Vec::new();
+        }
+        let listening = self.host_status().listening;
+        let mut told = worth_telling(&listening, *self.entry_reach.borrow());
+        told.truncate(Limits::PRODUCTION.multiaddrs_per_node_max);
+        told
+    }
+
+    /// Ready when something has changed that the node's record says.
+    pub async fn changed(&self) {
+        let (mut roles, mut home, mut host, mut reach) =
+            (self.roles.subscribe(), self.home.subscribe(), self.host.subscribe(), self.entry_reach.subscribe());
+        let mut status = self.host.borrow().as_ref().map(HostHandle::status);
+        let before = self.addresses();
+        let listening = async {
+            let Some(status) = &mut status else { return std::future::pending().await };
+            // The end of a host is a change of it.
+            while status.changed().await.is_ok() {
+                if self.addresses() != before {
+                    return;
+                }
+            }
+            std::future::pending().await
+        };
+        // The senders are this node's own: none of them goes before it.
+        tokio::select! {
+            _ = roles.changed() => {}
+            _ = home.changed() => {}
+            _ = host.changed() => {}
+            _ = reach.changed() => {}
+            () = listening => {}
+        }
+    }
+
+    /// Is on the mesh, in whatever role, for as long as it is polled. `config` is what its tunnels share.
+    pub async fn run(self: Arc<Self>, config: DialConfig) {
+        let mut roles = self.roles.subscribe();
+        let mut moves = self.replica.epoch() << MOVES_BITS;
+        loop {
+            let role = *roles.borrow_and_update();
+            let host = match self.spawn_host(role) {
+                Ok(host) => host,
+                Err(error) => {
+                    warn!(%error, "this node is not on the mesh; it is tried again");
+                    sleep(RETRY).await;
+                    continue;
+                }
+            };
+            let mut status = host.status();
+            self.host.send_replace(Some(host.clone()));
+            tokio::select! {
+                () = self.be(role, &host, &config, &mut moves) => {}
+                Ok(()) = roles.changed() => {}
+            }
+            if role.coordinates() {
+                self.workers.let_go();
+            }
+            self.host.send_replace(None);
+            drop(host);
+            // Its port must be free before the next one binds it.
+            let stopped = async { while status.changed().await.is_ok() {} };
+            if timeout(STOPS_WITHIN, stopped).await.is_err() {
+                debug!("the host of the former role has not stopped yet");
+            }
+        }
+    }
+
+    fn spawn_host(&self, role: Roles) -> Result<HostHandle, HostError> {
+        let (part, listen) = if role.coordinates() {
+            let part = Part::Coordinator {
+                replica: self.replica.clone(),
+                calls: self.calls.clone(),
+                replication: Default::default(),
+            };
+            (part, self.listen_addresses())
+        } else {
+            (Part::Worker, Vec::new())
+        };
+        let seed = self.seed();
+        let config = HostConfig {
+            key: keypair(&self.key)?,
+            federation: self.federation,
+            limits: Limits::PRODUCTION,
+            part,
+            listen,
+            seed,
+        };
+        Host::spawn(config)
+    }
+
+    fn seed(&self) -> u64 {
+        self.random.lock().unwrap_or_else(PoisonError::into_inner).u64(..)
+    }
+
+    /// Where it listens as a coordinator.
+    pub fn listen_addresses(&self) -> Vec<Multiaddr> {
+        match &self.listen {
+            MeshListen::Off => Vec::new(),
+            MeshListen::At(addresses) => addresses.clone(),
+            MeshListen::Default => LISTEN_BY_DEFAULT.iter().filter_map(|address| address.parse().ok()).collect(),
+        }
+    }
+
+    async fn be(&self, role: Roles, host: &HostHandle, config: &DialConfig, moves: &mut u64) {
+        if !role.coordinates() {
+            let seeker = Seeker {
+                me: self.replica.node(),
+                federation: self.federation,
+                config: config.clone(),
+                hints: &self.hints,
+                settle: &|home| _ = self.home.send_replace(Some(home)),
+                moves,
+                attached: &self.attached,
+                random: fastrand::Rng::with_seed(self.seed()),
+            };
+            return seeker.keep(host).await;
+        }
+        self.home.send_if_modified(|home| home.take().is_some());
+        let Ok(homes) = Homes::listen(host) else { return };
+        tokio::join!(self.workers.take_in(homes), self.tell(host));
+    }
+
+    /// Tells workers of coordinators and Kademlia of services, when either has changed.
+    async fn tell(&self, host: &HostHandle) {
+        let mut changes = self.replica.changes();
+        changes.mark_changed();
+        let (mut coordinators, mut services) = (Vec::new(), Vec::new());
+        while changes.changed().await.is_ok() {
+            sleep(TELL_AFTER).await;
+            changes.mark_unchanged();
+            let (now_here, now_offered) = self.replica.read(|registry| (dialable(registry), offered(registry)));
+            if coordinators != now_here {
+                coordinators = now_here;
+                self.workers.tell_all();
+            }
+            if services != now_offered {
+                services.clone_from(&now_offered);
+                host.provide(now_offered).await;
+            }
+        }
+    }
+
+    /// Becomes a coordinator when there are too few, and steps down when there are too many, if its operator lets it.
+    pub async fn stand_for_election(&self) {
+        if self.candidacy == Candidacy::Fixed {
+            return std::future::pending().await;
+        }
+        let mut election = Election::default();
+        let jitter = fastrand::Rng::with_seed(self.seed()).f32();
+        let mut tick = interval(ELECTION_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let (now, me) = (self.replica.now(), self.replica.node());
+            let decision = if self.roles().coordinates() {
+                self.replica.read(|registry| election.look_down(now, me, registry, jitter))
+            } else {
+                election.look_up(now, *self.census.borrow(), jitter)
+            };
+            match decision {
+                Move::Stay => {}
+                Move::Promote => {
+                    info!("there are too few coordinators: this node becomes one as well");
+                    self.roles.send_replace(Roles::Both);
+                }
+                Move::StepDown => {
+                    info!("there are enough coordinators without this node: it steps down");
+                    self.roles.send_replace(Roles::Worker);
+                }
+            }
+        }
+    }
+
+    /// Takes in what an entry says of how many coordinators there are.
+    pub async fn listen_to_census(&self, mut said: watch::Receiver<Option<Census>>) {
+        while said.changed().await.is_ok() {
+            let census = *said.borrow_and_update();
+            self.census.send_replace(census.map(|census| (self.replica.now(), census)));
+        }
+    }
+
+    /// Takes in the coordinators that an entry tells of: a coordinator into its registry, a worker as hints.
+    pub fn hear_of_coordinators(&self, records: Vec<Vec<u8>>) {
+        self.hints.hear(&records);
+        if self.roles().coordinates() {
+            for record in records {
+                let source = hedgerow_proto::registry::Source::Passed(Duration::ZERO);
+                if let Err(refused) = self.replica.insert(Bytes::from(record), source) {
+                    debug!(%refused, "a coordinator's record that an entry passed on is not taken");
+                }
+            }
+        }
+    }
+}
+
+/// A worker's moves are counted above those of its earlier runs: the epoch is the higher part of the count.
+const MOVES_BITS: u32 = 20;
+
+fn dialable(registry: &Registry) -> Vec<(NodeId, Vec<String>)> {
+    registry.coordinators().map(|view| (view.record.writer, view.node.multiaddrs.clone())).collect()
+}
+
+/// The services for which this coordinator knows a worker that can be reached from here.
+fn offered(registry: &Registry) -> Vec<ServiceName> {
+    let here = registry.workers().filter(|worker| worker.reach == Route::Tunnel);
+    let mut names: Vec<ServiceName> =
+        here.flat_map(|worker| worker.node.services.iter().map(|offer| offer.name.clone())).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
