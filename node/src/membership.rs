@@ -135,7 +135,7 @@ impl Membership {
         let stop = watch::Sender::new(false);
         let mut running = JoinSet::new();
         running.spawn(publisher.run(member.drain.subscribe()));
-        running.spawn(mesh.clone().run(config.clone()));
+        running.spawn(mesh.clone().run(config.clone(), (*failures).clone()));
         running.spawn(stand_for_election(mesh.clone()));
         running.spawn(listen(mesh.clone(), told, config.census.subscribe()));
         drop(calls);

@@ -15,6 +15,7 @@ use hedgerow_mesh::host::{
     Host, HostConfig, HostError, HostHandle, HostStatus, IncomingCall, Multiaddr, Part, keypair,
 };
 use hedgerow_mesh::replica::Replica;
+use hedgerow_process::exit::Failure;
 use hedgerow_proto::clock::Time;
 use hedgerow_proto::frame::Census;
 use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
@@ -182,13 +183,22 @@ impl Mesh {
     }
 
     /// Is on the mesh, in whatever role, for as long as it is polled. `config` is what its tunnels share.
-    pub async fn run(self: Arc<Self>, config: DialConfig) {
+    /// A host that cannot listen where its operator has said is a failure of the node.
+    pub async fn run(self: Arc<Self>, config: DialConfig, failures: mpsc::Sender<Failure>) {
         let mut roles = self.roles.subscribe();
         let mut moves = self.replica.epoch() << MOVES_BITS;
         loop {
             let role = *roles.borrow_and_update();
             let host = match self.spawn_host(role) {
                 Ok(host) => host,
+                Err(error @ HostError::Listen { .. }) if matches!(self.listen, MeshListen::At(_)) => {
+                    let failure = Failure::runtime(&error)
+                        .means("other coordinators could not dial this node there, so it stops")
+                        .advice("give --mesh-listen another port (0 takes any that is free), or leave it out");
+                    // One reason to stop is enough, if another one is on its way already.
+                    let _ = failures.try_send(failure);
+                    return;
+                }
                 Err(error) => {
                     warn!(%error, "this node is not on the mesh; it is tried again");
                     sleep(RETRY).await;
