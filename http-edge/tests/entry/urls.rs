@@ -52,6 +52,10 @@ async fn an_agent_is_asked_at_its_url_by_the_services_name_and_by_its_own() {
         assert!(!page.text().contains(&agent.address.port().to_string()), "{page:?}");
         assert!(!page.text().contains(&under.address.port().to_string()), "{page:?}");
     }
+    let why = entry.admin("/mesh/why?service=web").await.json();
+    assert_eq!(why["candidates"][0]["served_by"], "agent-7");
+    let metrics = entry.admin("/metrics").await.text();
+    assert!(metrics.contains("hedgerow_entry_guests{state=\"routable\"} 2"), "{metrics}");
     let hits = agent.hits();
     for _ in 0..5 {
         assert_eq!(entry.get("/worker/agent-7/web/").await.status, 200);
