@@ -131,7 +131,12 @@ impl Keeper {
         let mut changes: ByGuest<Option<Result<Way, WhyNot>>> = BTreeMap::new();
         let mut waiting = BTreeSet::new();
         self.known.retain(|worker_id, known| {
-            let is_same = guests.get(worker_id) == Some(&known.wanted);
+            // Who speaks for it may have changed: that is no reason to break what runs.
+            let same = guests.get(worker_id).filter(|wanted| wanted.url == known.wanted.url);
+            if let Some(wanted) = same {
+                known.wanted.coordinator = wanted.coordinator;
+            }
+            let is_same = same.is_some();
             // Where there was no room there may be some by now.
             let waits = is_same && matches!(known.outcome, Outcome::Refused(WhyNot::NoRoom));
             if waits {
