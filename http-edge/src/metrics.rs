@@ -153,6 +153,10 @@ impl Collector for Metrics {
         page.counters("client_bytes", "Bytes of clients' connections on the wire", "direction", bytes)?;
         let nodes = [("coordinator", snapshot.coordinators_up as u64), ("worker", snapshot.workers_up as u64)];
         page.gauges("nodes", "Nodes that have a tunnel here; one may be both", "role", nodes)?;
+        let routable = snapshot.guests.values().filter(|guest| guest.routable.is_ok()).count();
+        let guests = [("routable", routable), ("not-routable", snapshot.guests.len() - routable)];
+        let guests = guests.map(|(state, count)| (state, count as u64));
+        page.gauges("guests", "Agents with a URL of their own that coordinators speak for", "state", guests)?;
         page.gauge("tunnels", "Nodes' connections that are open", snapshot.lanes as u64)?;
         let tunnels = [
             ("accepted", counters.tunnels_accepted.get()),

@@ -252,6 +252,7 @@ mod tests {
         let check = |text: &str| Settings::check(config::parse(text, "entry.example.toml".as_ref()).unwrap()).unwrap();
         assert!(check(example).tls.is_some());
         let all = check(&uncommented(example));
+        assert!(all.urls.check("https://a.agents.example.org").is_ok());
         assert!(all.federation_key.is_some() && all.log_format == LogFormat::Json, "the optional lines were found");
         let unit = include_str!("../../deploy/systemd/hedgerow-entry.service");
         let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();

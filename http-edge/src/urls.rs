@@ -17,7 +17,7 @@ mod route;
 mod slots;
 mod why_not;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +45,7 @@ const ROUTES_MAX: usize = 1024;
 const ROUTES_PER_COORDINATOR_MAX: usize = 256;
 /// Routes to one host: whoever registers somebody else's host many times does not have us knock there as often.
 const ROUTES_PER_HOST_MAX: usize = 4;
-/// Probes at once. With every guest as slow as it may be, each still has its turn about every two minutes.
+/// Probes at once. With every guest as slow as it may be, each still has its turn within three minutes.
 const PROBES_MAX: usize = 64;
 /// How long changes are gathered before they are looked at.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -129,14 +129,22 @@ impl Keeper {
     /// Closes the routes of guests that have gone or moved, and opens those of new ones.
     fn follow(&mut self, guests: ByGuest<Wanted>) {
         let mut changes: ByGuest<Option<Result<Way, WhyNot>>> = BTreeMap::new();
+        let mut waiting = BTreeSet::new();
         self.known.retain(|worker_id, known| {
+            // Who speaks for it may have changed: that is no reason to break what runs.
+            let same = guests.get(worker_id).filter(|wanted| wanted.url == known.wanted.url);
+            if let Some(wanted) = same {
+                known.wanted.coordinator = wanted.coordinator;
+            }
+            let is_same = same.is_some();
             // Where there was no room there may be some by now.
-            let stays = guests.get(worker_id) == Some(&known.wanted)
-                && !matches!(known.outcome, Outcome::Refused(WhyNot::NoRoom));
-            if !stays {
+            let waits = is_same && matches!(known.outcome, Outcome::Refused(WhyNot::NoRoom));
+            if waits {
+                waiting.insert(worker_id.clone());
+            } else if !is_same {
                 changes.insert(worker_id.clone(), None);
             }
-            stays
+            is_same && !waits
         });
         let mut room = Room::default();
         for known in self.known.values() {
@@ -156,7 +164,9 @@ impl Keeper {
                 Outcome::Refused(why) => *why,
                 Outcome::Open { .. } => WhyNot::NotProbed,
             };
-            changes.insert(worker_id.clone(), Some(Err(why)));
+            if why != WhyNot::NoRoom || !waiting.contains(&worker_id) {
+                changes.insert(worker_id.clone(), Some(Err(why)));
+            }
             self.known.insert(worker_id, Known { wanted, outcome });
         }
         if !changes.is_empty() {
@@ -213,7 +223,51 @@ impl Room {
 
 #[cfg(test)]
 mod tests {
+    use hedgerow_proto::clock::Time;
+    use hedgerow_proto::id::FederationId;
+    use hedgerow_proto::key::SecretKey;
+    use hedgerow_proto::limits::Limits;
+    use hedgerow_proto::record::{Body, Guest, GuestDetails, GuestStatus, Signed, Version};
+    use hedgerow_proto::registry::Source;
+
     use super::*;
+
+    const FEDERATION: FederationId = FederationId([1; 32]);
+
+    fn says(registry: &mut Registry, key: &SecretKey, seq: u64, worker_id: &str) {
+        let details = GuestDetails {
+            worker_type: "cpu".into(),
+            tunnel_url: "https://a.example".into(),
+            location: String::new(),
+            services: vec![],
+            capabilities: String::new(),
+            status: GuestStatus::Healthy,
+            load_percent: 0,
+        };
+        let body = Body::Guest(Guest { worker_id: worker_id.into(), details });
+        let signed = Signed::sign(key, FEDERATION, 1, Version { epoch: 1, seq }, &body).unwrap();
+        registry.insert(Time::ORIGIN, signed, Source::Direct(None)).unwrap();
+    }
+
+    #[test]
+    fn of_several_who_speak_for_a_guest_the_one_counts_that_everybody_names() {
+        let mut registry = Registry::new(FEDERATION, Limits::PRODUCTION);
+        let mut keys = [1, 2, 3].map(|seed| SecretKey::from_seed([seed; 32]));
+        keys.sort_by_key(|key| key.id());
+        for key in &keys[1..] {
+            says(&mut registry, key, 1, "both");
+            registry.meet(Time::ORIGIN, key.id());
+        }
+        says(&mut registry, &keys[2], 2, "one");
+        // The smallest id, and not there.
+        says(&mut registry, &keys[0], 1, "both");
+        let guests = guests(&registry);
+        assert_eq!(guests.keys().copied().collect::<Vec<_>>(), ["both", "one"]);
+        for (worker_id, coordinator) in [("both", &keys[1]), ("one", &keys[2])] {
+            assert_eq!(guests[worker_id].coordinator, coordinator.id());
+            assert_eq!(registry.guest(worker_id).unwrap().coordinator, coordinator.id());
+        }
+    }
 
     #[test]
     fn routes_are_bounded_by_host_by_coordinator_and_in_all() {

@@ -190,6 +190,8 @@ pub(crate) struct Why {
 #[derive(Debug, Serialize)]
 struct WhyCandidate {
     node_id: String,
+    /// What its answers say: the node's id, or what an agent calls itself.
+    served_by: String,
     address: Option<String>,
     standing: &'static str,
     in_flight: u32,
@@ -226,6 +228,7 @@ pub(crate) fn why(service: &str, offer: Option<Offer>, known: impl FnOnce() -> S
         };
         WhyCandidate {
             node_id: candidate.node().to_string(),
+            served_by: String::from_utf8_lossy(candidate.name().as_bytes()).into_owned(),
             address: candidate.tunnel().remote().map(|address| address.to_string()),
             standing,
             in_flight: contender.in_flight,

@@ -8,6 +8,7 @@
 //! mind between a check and its use (DNS rebinding) changes nothing. Nothing here reads an answer: a redirect is passed on to
 //! the client like any other, and never followed.
 
+use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,10 +35,14 @@ const ADDRESSES_TRIED_MAX: usize = 3;
 /// Lookups at once. Each holds a thread, for as long as the system's resolver takes, whoever has stopped waiting for it.
 const LOOKUPS_MAX: usize = 32;
 
+/// What turns a name and a port into addresses. It may block.
+type Resolver = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
+
 /// Dials guests.
 pub(crate) struct Dialler {
     policy: UrlPolicy,
     tls: TlsConnector,
+    resolver: Arc<Resolver>,
     lookups: Arc<Semaphore>,
 }
 
@@ -45,12 +50,19 @@ impl Dialler {
     /// One that dials what this policy allows, and trusts whom browsers trust.
     pub(crate) fn new(policy: UrlPolicy) -> Result<Self, rustls::Error> {
         let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        // What `tokio::net::lookup_host` does, too. But who stops waiting for that lets its thread run on uncounted.
+        let system = |host: &str, port| (host, port).to_socket_addrs().map(Iterator::collect);
+        Self::with(policy, roots, Arc::new(system))
+    }
+
+    fn with(policy: UrlPolicy, roots: RootCertStore, resolver: Arc<Resolver>) -> Result<Self, rustls::Error> {
         let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { policy, tls: Arc::new(config).into(), lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)) })
+        let lookups = Arc::new(Semaphore::new(LOOKUPS_MAX));
+        Ok(Self { policy, tls: Arc::new(config).into(), resolver, lookups })
     }
 
     /// Which URLs may be dialled.
@@ -86,12 +98,11 @@ impl Dialler {
 
     /// The host's addresses, if each of them may be dialled.
     async fn resolve(&self, url: &GuestUrl) -> Result<Vec<SocketAddr>, Unreachable> {
-        // Not `lookup_host` itself, which does the same: who stops waiting for that lets its thread run on uncounted.
         let permit = self.lookups.clone().acquire_owned().await.map_err(|_| Unreachable::Unresolved)?;
-        let at = (url.host.clone(), url.port);
+        let (resolver, host, port) = (self.resolver.clone(), url.host.clone(), url.port);
         let lookup = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            at.to_socket_addrs().map(Iterator::collect::<Vec<_>>)
+            resolver(&host, port)
         });
         let addresses = match lookup.await {
             Ok(Ok(addresses)) if !addresses.is_empty() => addresses,
@@ -132,7 +143,14 @@ async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, Unreachable> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::FutureExt;
+    use rustls::ServerConfig;
+    use rustls::pki_types::PrivateKeyDer;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
 
     use super::*;
 
@@ -169,7 +187,69 @@ mod tests {
         let (dialled, accepted) = tokio::join!(open.dial(&url), canary.accept());
         assert!(dialled.is_ok());
         let (_stream, from) = accepted.unwrap();
-        assert!(futures_util::FutureExt::now_or_never(canary.accept()).is_none(), "{from} was the only one");
+        assert!(canary.accept().now_or_never().is_none(), "{from} was the only one");
+    }
+
+    #[tokio::test]
+    async fn a_name_is_asked_once_for_each_connection_and_its_answer_is_what_is_dialled() {
+        let (first, second) =
+            (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let answers = [&first, &second].map(|listener| listener.local_addr().unwrap());
+        let asked = Arc::new(AtomicUsize::new(0));
+        let rebinding = {
+            let asked = asked.clone();
+            move |_: &str, _| Ok(vec![answers[asked.fetch_add(1, Ordering::SeqCst)]])
+        };
+        let open = Dialler::with(UrlPolicy::Any, RootCertStore::empty(), Arc::new(rebinding)).unwrap();
+        let url = "http://flips.example".parse().unwrap();
+        let (dialled, accepted) = tokio::join!(open.dial(&url), first.accept());
+        assert!(dialled.is_ok() && accepted.is_ok());
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        // The next connection asks again, and a policy judges what it is told then.
+        let flips = Arc::new(move |_: &str, _| Ok(vec![answers[1], "1.1.1.1:80".parse().unwrap()]));
+        let name = "flips.example".parse().unwrap();
+        let guarded = Dialler::with(UrlPolicy::Public(vec![name]), RootCertStore::empty(), flips).unwrap();
+        assert_eq!(guarded.dial(&url).await.err(), Some(Unreachable::NotPublic));
+        assert!(second.accept().now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_host_has_a_certificate_for_its_name_by_somebody_who_is_trusted() {
+        let made = rcgen::generate_simple_self_signed(vec!["agent.example".into()]).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let mut server = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(server));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serve = async || acceptor.accept(listener.accept().await.unwrap().0).await;
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let here: Arc<Resolver> = Arc::new(move |_: &str, _| Ok(vec![address]));
+        let open = Dialler::with(UrlPolicy::Any, roots, here.clone()).unwrap();
+
+        let url = "https://agent.example".parse().unwrap();
+        let (dialled, accepted) = tokio::join!(open.dial(&url), serve());
+        let (mut dialled, mut accepted) = (dialled.unwrap(), accepted.unwrap());
+        assert_eq!(accepted.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]), "nothing else is spoken");
+        assert_eq!(accepted.get_ref().1.server_name(), Some("agent.example"));
+        dialled.write_all(b"ping").await.unwrap();
+        dialled.flush().await.unwrap();
+        let mut got = [0; 4];
+        accepted.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"ping");
+
+        let other = "https://other.example".parse().unwrap();
+        let (dialled, _) = tokio::join!(open.dial(&other), serve());
+        assert_eq!(dialled.err(), Some(Unreachable::Certificate), "it is for another name");
+        let strict = Dialler::with(UrlPolicy::Any, RootCertStore::empty(), here).unwrap();
+        let (dialled, _) = tokio::join!(strict.dial(&url), serve());
+        assert_eq!(dialled.err(), Some(Unreachable::Certificate), "nobody trusts it");
     }
 
     #[tokio::test]

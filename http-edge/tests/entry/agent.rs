@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use hedgerow_proto::clock::Time;
-use hedgerow_proto::id::ServiceName;
+use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
 use hedgerow_proto::limits::Limits;
 use hedgerow_proto::record::{Body, Guest, GuestDetails, GuestStatus, Roles, Signed};
 use hedgerow_proto::registry::{Registry, Source};
@@ -127,7 +127,7 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, answers: &Answer
 pub(crate) struct Sponsor {
     says: Says,
     replica: Replica,
-    federation: hedgerow_proto::id::FederationId,
+    federation: FederationId,
     seq: u64,
     _node: Node,
 }
@@ -150,6 +150,10 @@ impl Sponsor {
         Self { says, replica, federation, seq, _node: node }
     }
 
+    pub(crate) fn id(&self) -> NodeId {
+        self.says.key().id()
+    }
+
     /// Says something new of one of them. The entry hears of it with the next synchronisation, within seconds.
     pub(crate) fn say(&mut self, id: &str, url: &str, services: &[&str], status: GuestStatus) {
         let mut speaks =
@@ -162,7 +166,7 @@ impl Sponsor {
 struct Speaks<'a> {
     says: &'a Says,
     replica: &'a Replica,
-    federation: hedgerow_proto::id::FederationId,
+    federation: FederationId,
     seq: u64,
 }
 

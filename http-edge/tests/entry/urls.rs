@@ -52,6 +52,10 @@ async fn an_agent_is_asked_at_its_url_by_the_services_name_and_by_its_own() {
         assert!(!page.text().contains(&agent.address.port().to_string()), "{page:?}");
         assert!(!page.text().contains(&under.address.port().to_string()), "{page:?}");
     }
+    let why = entry.admin("/mesh/why?service=web").await.json();
+    assert_eq!(why["candidates"][0]["served_by"], "agent-7");
+    let metrics = entry.admin("/metrics").await.text();
+    assert!(metrics.contains("hedgerow_entry_guests{state=\"routable\"} 2"), "{metrics}");
     let hits = agent.hits();
     for _ in 0..5 {
         assert_eq!(entry.get("/worker/agent-7/web/").await.status, 200);
@@ -221,4 +225,63 @@ async fn what_runs_at_an_agent_that_has_gone_ends_with_its_route() {
     told(&entry, "agent", "it is not well").await.is_problem(503, "no-worker");
     sponsor.say("agent", &url, &["web"], GuestStatus::Healthy);
     assert_eq!(answers(&entry, "/service/web/").await.status, 200);
+}
+
+#[tokio::test]
+async fn what_an_agent_says_passes_whole_and_so_does_an_upgraded_connection() {
+    const BYTES: usize = 8 * 1024 * 1024;
+    let entry = Entry::start(&["--allow-private-urls"]).await;
+    let large = Agent::answering(|head| {
+        let length = if head.starts_with("GET /health ") { 0 } else { BYTES };
+        format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{}", "x".repeat(length))
+    })
+    .await;
+    let service = Service::start().await;
+    let echo = format!("http://{}", service.address);
+    let guests = [("large", &*large.url(), &["large"][..]), ("echo", &*echo, &["echo"][..])];
+    let _sponsor = Sponsor::join(&entry, 2, &guests).await;
+    let answer = answers(&entry, "/service/large/").await;
+    assert_eq!((answer.status, answer.body.len()), (200, BYTES));
+
+    assert_eq!(answers(&entry, "/service/echo/").await.status, 200);
+    let mut stream = TcpStream::connect(entry.http).await.unwrap();
+    let ask = b"GET /service/echo/ HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+    stream.write_all(ask).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        assert_ne!(in_time("the switch", stream.read_buf(&mut head)).await.unwrap(), 0, "{head:?}");
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+    stream.write_all(b"hello").await.unwrap();
+    let mut back = [0; 5];
+    in_time("the echo", stream.read_exact(&mut back)).await.unwrap();
+    assert_eq!(&back, b"hello");
+}
+
+#[tokio::test]
+async fn a_route_outlives_a_change_of_the_coordinator_that_speaks_for_its_agent() {
+    let entry = Entry::start(&["--allow-private-urls"]).await;
+    let service = Service::start().await;
+    let url = format!("http://{}", service.address);
+    let agent = ("agent", &*url, &["web"][..]);
+    let one = Sponsor::join(&entry, 2, &[agent, ("mark-2", "", &["web"])]).await;
+    let other = Sponsor::join(&entry, 3, &[agent, ("mark-3", "", &["web"])]).await;
+    // The one with the smaller id counts, as long as it speaks.
+    let mut both = [(one, "mark-2"), (other, "mark-3")];
+    both.sort_by_key(|(sponsor, _)| sponsor.id());
+    let [(mut first, mark), (_second, other_mark)] = both;
+    told(&entry, other_mark, "it has no URL").await;
+    assert_eq!(answers(&entry, "/service/web/").await.status, 200);
+    let mut stream = TcpStream::connect(entry.http).await.unwrap();
+    let ask = b"POST /service/web/hold HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    stream.write_all(ask).await.unwrap();
+    in_time("the request is at the agent", service.holding.notified()).await;
+    first.say("agent", &url, &["web"], GuestStatus::Gone);
+    first.say(mark, "", &["web"], GuestStatus::Gone);
+    told(&entry, mark, "nobody of that id").await;
+    assert_eq!(entry.get("/service/web/").await.status, 200, "it is as routable as before");
+    service.release.notify_one();
+    let mut all = Vec::new();
+    in_time("the answer", stream.read_to_end(&mut all)).await.unwrap();
+    assert_eq!(Answer::parse(&all).status, 200);
 }

@@ -75,6 +75,11 @@ impl Candidate {
         self.node
     }
 
+    /// What `x-hedgerow-served-by` says of its answers.
+    pub fn name(&self) -> &HeaderValue {
+        &self.served_by
+    }
+
     /// How it is reached.
     pub fn tunnel(&self) -> &Tunnel {
         &self.tunnel

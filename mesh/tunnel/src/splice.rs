@@ -32,7 +32,7 @@ pub(crate) async fn splice(
     reused: bool,
 ) -> io::Result<Ended> {
     let mut state = Splice {
-        up: Up { buf: input, payload_left: 0, state: UpState::Frames },
+        up: Up { buf: input, payload_left: 0, unflushed: false, state: UpState::Frames },
         down: Down { buf: BytesMut::with_capacity(HEADER_BYTES + tuning::SPLICE_DOWN_BYTES), state: DownState::Read },
         answered: false,
         reused,
@@ -52,6 +52,8 @@ struct Splice<'a> {
 struct Up<'a> {
     buf: &'a mut BytesMut,
     payload_left: usize,
+    /// The service's connection may hold back some of what was written, as TLS does when its line is full.
+    unflushed: bool,
     state: UpState,
 }
 
@@ -171,11 +173,12 @@ impl Splice<'_> {
                         };
                         match written {
                             Ok(written) => {
+                                self.up.unflushed = true;
                                 self.up.buf.advance(written);
                                 self.up.payload_left -= written;
                             }
                             // It may have answered and closed without reading all: the answer counts, so drop the rest.
-                            Err(_) if self.answered || self.down.state != DownState::Read => {
+                            Err(_) if self.has_answered() => {
                                 self.up.buf.advance(take);
                                 self.up.payload_left -= take;
                             }
@@ -191,10 +194,27 @@ impl Splice<'_> {
                     if self.up.payload_left > 0 && !self.up.buf.is_empty() {
                         continue;
                     }
+                    // Whether or not it is through: more may come meanwhile.
+                    if self.up.unflushed
+                        && let Poll::Ready(flushed) = Pin::new(&mut *service).poll_flush(cx)
+                    {
+                        self.up.unflushed = false;
+                        match flushed {
+                            Err(error) if !self.has_answered() => {
+                                return Poll::Ready(Err(self.service_broke(stream, error)));
+                            }
+                            Ok(()) | Err(_) => {}
+                        }
+                    }
                     ready!(self.poll_more(cx, stream))?;
                 }
             }
         }
+    }
+
+    /// Whether anything has come from the service, its end included.
+    fn has_answered(&self) -> bool {
+        self.answered || self.down.state != DownState::Read
     }
 
     fn poll_more(&mut self, cx: &mut Context<'_>, stream: &mut BoxStream) -> Poll<io::Result<()>> {

@@ -16,7 +16,7 @@ use hedgerow_tunnel::{
     BoxIo, DialConfig, Directory, DrainState, EntryIdentity, Link, Open, OpenService, Services, Slot, Target, Tunnel,
     TunnelEvent, TunnelState, TunnelStatus, maintain, quic, welcome,
 };
-use tokio::io::DuplexStream;
+use tokio::io::{BufStream, DuplexStream};
 use tokio::net::UdpSocket;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
@@ -110,7 +110,8 @@ impl Services for TestServices {
             }
             let (mine, theirs) = tokio::io::duplex(4096);
             self.service_end.send(theirs).map_err(|_| Refusal::ServiceDown)?;
-            Ok(OpenService { io: Box::new(mine), reused: false, slot })
+            // Which holds back what is written until it is flushed, as TLS does on a slow line.
+            Ok(OpenService { io: Box::new(BufStream::new(mine)), reused: false, slot })
         })
     }
 }
