@@ -148,7 +148,7 @@ impl Registry {
     }
 
     /// Those of [`Registry::guest_claims`] that are about one guest.
-    pub fn claims_of<'a>(&'a self, worker_id: &str) -> impl Iterator<Item = GuestView<'a>> {
+    pub fn claims_of<'a>(&'a self, worker_id: &str) -> impl Iterator<Item = GuestView<'a>> + use<'a> {
         // Few speak for guests: the others are passed over without a look at what they said.
         let speakers = self.shown().filter(|(_, writer)| writer.count(Kind::GUEST) > 0);
         let subject = Bytes::copy_from_slice(worker_id.as_bytes());

@@ -1,0 +1,1 @@
+//! The answers, from a federation with nodes and guests.
