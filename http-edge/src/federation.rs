@@ -28,6 +28,7 @@ use tracing::{debug, info};
 use crate::cidr::Cidr;
 use crate::clock;
 use crate::members::{Arrival, Lane, Member, MemberLimits, Members};
+use crate::relays::Relays;
 use crate::snapshot::{Aliases, Snapshot};
 use crate::urls::{self, ByGuest, Wanted, Way, Ways, WhyNot};
 
@@ -64,6 +65,8 @@ struct State {
     registry: Registry,
     /// The registry's generation of which the last snapshot was made.
     generation: u64,
+    /// The ways to workers that have no tunnel here.
+    relays: Relays,
     /// Which guests can be asked, and how.
     ways: Ways,
     random: fastrand::Rng,
@@ -104,6 +107,7 @@ impl Federation {
                 members: Members::new(member_limits),
                 registry: Registry::new(identity.federation, limits),
                 generation: 0,
+                relays: Relays::default(),
                 ways: Ways::new(),
                 // The incarnation is drawn at random for each run.
                 random: fastrand::Rng::with_seed(identity.incarnation),
@@ -266,8 +270,9 @@ impl Federation {
     fn rebuild(&self, state: &mut State) {
         let before = Instant::now();
         state.registry.handle_timeout(clock::now());
-        let State { members, registry, ways, .. } = state;
-        let snapshot = Snapshot::new(members, registry, ways, &self.loads, &*self.policy, &self.aliases, self.shards);
+        let State { members, registry, relays, ways, .. } = state;
+        let snapshot =
+            Snapshot::new(members, registry, relays, ways, &self.loads, &*self.policy, &self.aliases, self.shards);
         self.snapshot.store(Arc::new(snapshot));
         state.took = before.elapsed();
         let generation = state.registry.generation();
@@ -285,11 +290,8 @@ impl Federation {
 
     fn tell_coordinators(&self) {
         let Some(message) = self.coordinators_message() else { return };
-        self.each_first_lane(|record, tunnel| {
-            if record.roles.coordinates() {
-                tunnel.send(message.clone());
-            }
-        });
+        // Workers too: each looks for a home among them.
+        self.each_first_lane(|_, tunnel| tunnel.send(message.clone()));
     }
 
     /// A connection to each coordinator here that takes requests.

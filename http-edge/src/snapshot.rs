@@ -2,19 +2,20 @@
 //!
 //! Each thread has lists of its own, since it prefers the connections that it holds itself.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use hedgerow_http::{Candidate, Loads, Offer};
 use hedgerow_proto::id::{NodeId, ServiceName};
 use hedgerow_proto::record::{GuestStatus, NodeRecord, ServiceHealth, ServiceOffer, Signed};
-use hedgerow_proto::registry::{Digest, GuestView, Presence, Registry};
+use hedgerow_proto::registry::{Digest, GuestView, Presence, Reach, Registry};
 use hedgerow_proto::route::{ServicePolicy, Target};
 use hedgerow_tunnel::Tunnel;
 use http::HeaderValue;
 
 use crate::members::{Lane, Member, Members};
+use crate::relays::Relays;
 use crate::urls::{self, ByGuest, SLOTS, Way, Ways, WhyNot};
 
 /// The federation as it was at one moment.
@@ -65,6 +66,8 @@ pub(crate) enum NodeState {
     Up,
     /// It has one, and has said that it leaves.
     Leaving,
+    /// It has none, and its home has one: requests take that way.
+    AtHome,
     /// It has none, and may come back.
     Away,
 }
@@ -136,6 +139,7 @@ impl Snapshot {
     pub(crate) fn new(
         members: &Members<Tunnel>,
         registry: &Registry,
+        relays: &mut Relays,
         ways: &Ways,
         loads: &Loads,
         policy: &dyn ServicePolicy,
@@ -154,7 +158,9 @@ impl Snapshot {
             .collect();
         for (id, record) in registry.nodes().filter_map(|record| Some((record.writer, record.node()?))) {
             if members.node(&id).is_none() {
-                snapshot.see(id, record, NodeState::Away);
+                let state =
+                    if home_here(members, registry, &id).is_some() { NodeState::AtHome } else { NodeState::Away };
+                snapshot.see(id, record, state);
             }
         }
         let mut routes: Vec<Building> = (0..shards).map(|_| Building::default()).collect();
@@ -183,6 +189,27 @@ impl Snapshot {
                 }
             }
         }
+        let mut relayed = BTreeSet::new();
+        for worker in registry.workers().filter(|worker| members.node(&worker.record.writer).is_none()) {
+            let id = worker.record.writer;
+            let Some(home) = home_here(members, registry, &id) else { continue };
+            relayed.insert(id);
+            let way = relays.way(id, home);
+            for offer in worker.node.services.iter().filter(|offer| offer.health == ServiceHealth::Up) {
+                let may_answer = policy.may_answer(&id, &offer.name);
+                if let Some(standing) = snapshot.services.get_mut(&offer.name) {
+                    standing.not_allowed += usize::from(!may_answer);
+                }
+                let candidate = Candidate::new(&offer.name, way.clone(), offer.capacity, loads.of(id, &offer.name));
+                for routes in &mut routes {
+                    routes.nodes.entry(id).or_default().insert(offer.name.clone(), [candidate.clone()].into());
+                    if may_answer {
+                        routes.services.entry(offer.name.clone()).or_default().push(candidate.clone());
+                    }
+                }
+            }
+        }
+        relays.keep_only(|worker| relayed.contains(worker));
         for (worker_id, view) in urls::guests(registry) {
             let way = way_to(&view, ways.get(worker_id));
             snapshot.see_guest(worker_id, &view, way.as_ref().err().copied());
@@ -218,7 +245,7 @@ impl Snapshot {
             match state {
                 NodeState::Away => standing.away += 1,
                 NodeState::Leaving => standing.leaving += 1,
-                NodeState::Up => standing.down += usize::from(down),
+                NodeState::Up | NodeState::AtHome => standing.down += usize::from(down),
             }
         }
         self.nodes.push(NodeView { id, record: record.clone(), state });
@@ -354,6 +381,13 @@ fn called(worker_id: &str, candidate: Candidate) -> Candidate {
         Ok(name) => candidate.named(name),
         Err(_) => candidate,
     }
+}
+
+/// The tunnel of a worker's home, if that holds it and takes requests.
+fn home_here<'a>(members: &'a Members<Tunnel>, registry: &Registry, worker: &NodeId) -> Option<&'a Tunnel> {
+    let Reach::ViaHome(home) = registry.reach(worker) else { return None };
+    let member = members.node(&home).filter(|member| !member.leaving)?;
+    member.lanes().next().map(|lane| &lane.connection)
 }
 
 /// The connection that a thread uses for a node: its own, else one of the others, the same one each time.

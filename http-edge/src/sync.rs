@@ -5,19 +5,17 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use hedgerow_proto::frame::{
-    FrameError, FrameHeader, FrameType, HEADER_BYTES, Preface, Refusal, ServiceConnection, StreamKind, message,
-};
+use hedgerow_proto::frame::StreamKind;
 use hedgerow_proto::id::RequestId;
 use hedgerow_proto::sync::{Session, Traffic};
-use hedgerow_proto::wire::{self, DecodeError};
+use hedgerow_tunnel::Tunnel;
 use hedgerow_tunnel::sync::{SyncBroken, synchronise};
-use hedgerow_tunnel::{LinkClosed, Tunnel};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use crate::federation::Federation;
+use crate::streams::{self, NotOpened};
 
 /// How often, within a quarter: equal registries cost a message each way, and this is how long a change may take to come
 /// by itself.
@@ -30,24 +28,14 @@ const SESSION_TIMEOUT: Duration = Duration::from_secs(60);
 /// Why a session came to nothing. The next round asks again, somebody else as likely as not.
 #[derive(Debug, thiserror::Error)]
 enum Failed {
-    #[error("the tunnel is closed: {0}")]
-    Closed(#[from] LinkClosed),
-    #[error("the coordinator does not take part: {}", .0.as_str())]
-    Refused(Refusal),
-    #[error("the coordinator broke the rules: {0}")]
-    Frame(#[from] FrameError),
+    #[error(transparent)]
+    NotOpened(#[from] NotOpened),
     #[error(transparent)]
     Broken(#[from] SyncBroken),
     #[error("the stream broke: {0}")]
     Stream(#[from] std::io::Error),
     #[error("it took longer than {} s", SESSION_TIMEOUT.as_secs())]
     Slow,
-}
-
-impl From<DecodeError> for Failed {
-    fn from(error: DecodeError) -> Self {
-        Self::Frame(error.into())
-    }
 }
 
 /// Synchronises for as long as the entry lives: every few seconds, and as soon as a coordinator has come.
@@ -80,35 +68,8 @@ pub(crate) async fn keep(federation: &Federation, seed: u64) -> Infallible {
 }
 
 async fn session(federation: &Federation, tunnel: &Tunnel, request: RequestId) -> Result<Traffic, Failed> {
-    let mut stream = tunnel.open().await?;
-    let preface = Preface {
-        kind: StreamKind::Sync,
-        node: None,
-        service: None,
-        request,
-        hops: 0,
-        connection: ServiceConnection::Fresh,
-    };
-    stream.write_all(&message(FrameType::Open, &preface)).await?;
-    stream.flush().await?;
-    let mut header = [0; HEADER_BYTES];
-    stream.read_exact(&mut header).await?;
-    let header = FrameHeader::decode(header)?;
-    if header.payload_bytes > VERDICT_BYTES_MAX {
-        let (frame_type, got_bytes) = (header.frame_type, header.payload_bytes);
-        return Err(FrameError::TooLong { frame_type, got_bytes }.into());
-    }
-    let mut payload = vec![0; header.payload_bytes];
-    stream.read_exact(&mut payload).await?;
-    match header.frame_type {
-        FrameType::Accept => {}
-        FrameType::Refuse => return Err(Failed::Refused(wire::decode(&payload, VERDICT_BYTES_MAX)?)),
-        other => return Err(FrameError::OutOfPlace(other).into()),
-    }
+    let mut stream = streams::open(tunnel, StreamKind::Sync, None, request).await?;
     let traffic = synchronise(&mut stream, Session::initiate(), federation).await?;
     stream.shutdown().await?;
     Ok(traffic)
 }
-
-/// The longest payload of a verdict: ACCEPT has none, and a reason is a number.
-const VERDICT_BYTES_MAX: usize = 16;

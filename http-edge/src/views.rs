@@ -157,7 +157,7 @@ fn node(view: &NodeView) -> Node {
         location: location.clone(),
         version: version.clone(),
         state: match view.state {
-            NodeState::Up => "up",
+            NodeState::Up | NodeState::AtHome => "up",
             NodeState::Leaving => "leaving",
             NodeState::Away => "away",
         },

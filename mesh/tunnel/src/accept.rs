@@ -118,12 +118,14 @@ pub(crate) struct Shared {
 }
 
 /// Who says how a tunnel does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 enum Keeping {
     /// Its control stream, which [`TunnelEvents`] keeps.
     Control,
     /// The connection alone.
     Link,
+    /// The tunnel of whoever passes its streams on.
+    Other(Tunnel),
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -144,6 +146,14 @@ impl Tunnel {
         let (outgoing, _) = mpsc::channel(1);
         let identity = Identity { lane: 0, incarnation: 0, authorities };
         Self(Arc::new(Shared::new(link, Keeping::Link, identity, outgoing)))
+    }
+
+    /// A tunnel whose streams go down another one, which passes them on: it does as that one does.
+    pub fn passed_on(link: Arc<dyn Link>, by: Self) -> Self {
+        // Nobody would read: it has no control stream.
+        let (outgoing, _) = mpsc::channel(1);
+        let identity = Identity { lane: 0, incarnation: 0, authorities: Vec::new() };
+        Self(Arc::new(Shared::new(link, Keeping::Other(by), identity, outgoing)))
     }
 
     /// A number of its own in this process.
@@ -184,7 +194,12 @@ impl Tunnel {
         if self.0.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
             self.0.became_busy.notify_one();
         }
-        InFlight(self.0.clone())
+        // The tunnel that passes its streams on is busy too, and is watched for that.
+        let other = match &self.0.keeping {
+            Keeping::Other(other) => Some(Box::new(other.in_flight())),
+            Keeping::Control | Keeping::Link => None,
+        };
+        InFlight { shared: self.0.clone(), _other: other }
     }
     /// How many requests run on it.
     pub fn in_flight_count(&self) -> usize {
@@ -192,8 +207,11 @@ impl Tunnel {
     }
     /// Whether it gets requests.
     pub fn liveness(&self) -> Liveness {
-        if self.0.keeping == Keeping::Link {
-            return if self.0.link.is_closed() { Liveness::Closed } else { Liveness::Live };
+        match &self.0.keeping {
+            Keeping::Control => {}
+            _ if self.0.link.is_closed() => return Liveness::Closed,
+            Keeping::Link => return Liveness::Live,
+            Keeping::Other(other) => return other.liveness(),
         }
         match self.0.liveness.load(Ordering::Acquire) {
             0 => {
@@ -214,18 +232,37 @@ impl Tunnel {
     /// Marks it suspect: an exchange got no verdict in time. The watchdog takes the mark away when something comes.
     /// One without a control stream has nobody who would do that, and stays live.
     pub fn suspect(&self) {
-        if self.0.keeping == Keeping::Link {
-            return;
+        match &self.0.keeping {
+            Keeping::Control => {}
+            Keeping::Link => return,
+            // Its pings tell whether it was the coordinator or the worker.
+            Keeping::Other(other) => return other.look_at(),
         }
         self.0.raise(Liveness::Suspect);
         self.0.became_busy.notify_one();
     }
+    /// The watchdog looks at it from now on, as at one on which a request has begun.
+    fn look_at(&self) {
+        self.0.became_busy.notify_one();
+    }
+    /// Ready when the connection is no more; says why.
+    pub async fn closed(&self) -> LinkClosed {
+        self.0.link.closed().await
+    }
     /// Ready when it is suspect or closed.
     pub async fn suspected(&self) {
-        if self.0.keeping == Keeping::Link {
-            self.0.link.closed().await;
-            return;
+        match &self.0.keeping {
+            Keeping::Control => self.silent().await,
+            Keeping::Link => drop(self.0.link.closed().await),
+            // That one has a control stream: what is passed on is not passed on again.
+            Keeping::Other(other) => tokio::select! {
+                _ = self.0.link.closed() => {}
+                () = other.silent() => {}
+            },
         }
+    }
+    /// Ready when the control stream's watchdog suspects it, or it is closed.
+    async fn silent(&self) {
         loop {
             let changed = self.0.liveness_changed.notified();
             tokio::pin!(changed);
@@ -298,11 +335,15 @@ impl Shared {
 }
 
 /// One running request.
-pub struct InFlight(Arc<Shared>);
+pub struct InFlight {
+    shared: Arc<Shared>,
+    /// The same on the tunnel that passes the streams on.
+    _other: Option<Box<Self>>,
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.shared.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
