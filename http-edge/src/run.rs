@@ -58,7 +58,7 @@ pub(crate) fn run(settings: Settings) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::runtime(format!("cannot start the runtime: {error}")))?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let shutdown =
             Shutdown::on_signals().map_err(|error| Failure::runtime(format!("cannot listen for signals: {error}")))?;
         let federation = Arc::new(Federation::new(
@@ -91,7 +91,10 @@ pub(crate) fn run(settings: Settings) -> Result<(), Failure> {
             shutdown,
         });
         serve(common, sockets, ready_file).await
-    })
+    });
+    // Without waiting for lookups of agents' hosts: the resolver may take its time.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// How a thread ended.
