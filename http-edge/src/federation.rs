@@ -15,7 +15,7 @@ use hedgerow_http::{Directory, Loads, Offer};
 use hedgerow_proto::frame::{Control, Join, Reject, RejectReason, close};
 use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::limits::Limits;
-use hedgerow_proto::record::{NodeRecord, Record, Signed};
+use hedgerow_proto::record::{Candidacy, NodeRecord, Record, Signed};
 use hedgerow_proto::registry::{GuestView, Registry, Source};
 use hedgerow_proto::route::{ServicePolicy, Target};
 use hedgerow_proto::sync::{Session, SyncError};
@@ -25,6 +25,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
 
+use crate::census::Candidate;
 use crate::cidr::Cidr;
 use crate::clock;
 use crate::members::{Arrival, Lane, Member, MemberLimits, Members};
@@ -303,6 +304,36 @@ impl Federation {
             lanes.find(|tunnel| tunnel.liveness() == Liveness::Live).cloned()
         };
         here.filter_map(|(_, member)| live(member)).collect()
+    }
+
+    /// How many nodes have a tunnel here, and how many coordinators there are anywhere.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let snapshot = self.snapshot();
+        (snapshot.up, snapshot.coordinators.len())
+    }
+
+    /// The nodes here that would be coordinators, and are none.
+    pub(crate) fn candidates(&self) -> Vec<Candidate> {
+        let state = self.state();
+        let candidates = state.members.iter().filter_map(|(node, member)| {
+            let stands = member.record.candidacy == Candidacy::Elective && !member.record.roles.coordinates();
+            let tunnel = &member.lanes().next().filter(|_| stands && !member.leaving)?.connection;
+            Some(Candidate { node: *node, up_for: tunnel.up_for(), rtt: tunnel.rtt() })
+        });
+        candidates.collect()
+    }
+
+    /// Says something to one node, if it is here.
+    pub(crate) fn tell(&self, node: &NodeId, message: Control) {
+        let tunnel = self
+            .state()
+            .members
+            .node(node)
+            .and_then(|member| member.lanes().next())
+            .map(|lane| lane.connection.clone());
+        if let Some(tunnel) = tunnel {
+            tunnel.send(message);
+        }
     }
 
     /// Ready when a coordinator has come since it was asked last.

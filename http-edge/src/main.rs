@@ -12,6 +12,7 @@
 //! Here is only the order of things: parse, build, run, drain.
 
 mod admin;
+mod census;
 mod cidr;
 mod cli;
 mod clock;

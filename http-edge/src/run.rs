@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
+use crate::census;
 use crate::federation::Federation;
 use crate::identity;
 use crate::metrics::{Counters, Metrics};
@@ -190,7 +191,8 @@ async fn upkeep(common: &Common) -> Infallible {
     let synchronised = sync::keep(federation, common.identity.incarnation);
     // Apart from the seed of the synchronisation, and of every thread.
     let routed = urls::keep(federation, &common.dialler, !common.identity.incarnation);
-    let (never, ..) = tokio::join!(certificates, federation.keep_current(), synchronised, routed);
+    let told = census::tell(federation);
+    let (never, ..) = tokio::join!(certificates, federation.keep_current(), synchronised, routed, told);
     never
 }
 

@@ -181,6 +181,10 @@ impl Tunnel {
     pub fn remote(&self) -> Option<SocketAddr> {
         self.0.link.remote()
     }
+    /// For how long it has been up.
+    pub fn up_for(&self) -> Duration {
+        self.0.created.elapsed()
+    }
     /// The round-trip time.
     pub fn rtt(&self) -> Duration {
         self.0.link.rtt()

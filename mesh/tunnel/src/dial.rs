@@ -395,7 +395,8 @@ pub(crate) async fn run(
                     debug!("the entry is about to stop");
                     continue;
                 }
-                Ok(other) => return give_up(&*link, close::PROTOCOL, &format!("unexpected {other:?}")),
+                Ok(Some(other)) => return give_up(&*link, close::PROTOCOL, &format!("unexpected {other:?}")),
+                Ok(None) => return give_up(&*link, close::GOING, "the other end has gone"),
                 Err(error) => return give_up(&*link, close::PROTOCOL, &error.to_string()),
             },
             // One whose sender is gone says nothing more, and must not be asked in a loop.
