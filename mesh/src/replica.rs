@@ -294,6 +294,15 @@ impl Replica {
         })
     }
 
+    /// What a coordinator has said of an agent, as it signed it.
+    pub fn guest_record_of(&self, coordinator: &NodeId, worker_id: &str) -> Option<Bytes> {
+        self.read(|registry| {
+            let mut records = registry.records_of(coordinator);
+            let of_it = |signed: &&Signed| signed.kind() == Kind::GUEST && signed.subject() == worker_id.as_bytes();
+            records.find(of_it).map(|signed| signed.bytes().clone())
+        })
+    }
+
     /// The replica's clock.
     pub fn now(&self) -> Time {
         self.0.clock.now()

@@ -10,17 +10,20 @@ use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use hedgerow_contract::RECORDS_HEADER;
 use hedgerow_http::{
-    Candidate, Directory, ForwardConfig, Forwarder, Loads, Offer, Peer, Problem, ResponseBody, Scheme, Stats, is_routed,
+    Candidate, Cors, Directory, ForwardConfig, Forwarder, Loads, Offer, Peer, Problem, ResponseBody, Scheme, Stats,
+    is_routed,
 };
 use hedgerow_process::exit::Failure;
 use hedgerow_proto::frame::Hello;
-use hedgerow_proto::id::{FederationId, ServiceName};
+use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
 use hedgerow_proto::limits::Limits;
 use hedgerow_proto::own::Voice;
-use hedgerow_proto::record::{Body, ServiceHealth};
+use hedgerow_proto::record::{Body, ServiceHealth, ServiceOffer};
 use hedgerow_proto::route::Target;
 use hedgerow_tunnel::{DialConfig, Open, Tunnel, TunnelEvent, memory, serve_over, welcome};
+use http::header::ORIGIN;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -157,10 +160,26 @@ async fn connection(
 }
 
 async fn answer(forwarder: &Forwarder<OwnServices>, peer: &Peer, request: Request<Incoming>) -> Response<ResponseBody> {
-    let path = request.uri().path();
-    if is_routed(path) {
+    if is_routed(request.uri().path()) {
         return forwarder.forward(request, peer).await;
     }
+    let (cors, origin) = (Cors::default(), request.headers().get(ORIGIN).cloned());
+    if let Some(answer) = cors.preflight(request.method(), request.headers()) {
+        return answer;
+    }
+    let request = match forwarder.directory().node.contract() {
+        Some(contract) => match contract.answer_http(request, "http").await {
+            Ok(mut response) => {
+                // Between a coordinator and an entry alone.
+                response.headers_mut().remove(RECORDS_HEADER);
+                cors.apply(origin.as_ref(), response.headers_mut());
+                return response.map(ResponseBody::full);
+            }
+            Err(request) => request,
+        },
+        None => request,
+    };
+    let path = request.uri().path();
     match (path, request.method()) {
         ("/health", &Method::GET | &Method::HEAD) => forwarder.directory().health(),
         ("/mesh/registry", &Method::GET | &Method::HEAD) => forwarder.directory().registry(),
@@ -181,6 +200,7 @@ async fn answer(forwarder: &Forwarder<OwnServices>, peer: &Peer, request: Reques
 struct OwnServices {
     node: Arc<Node>,
     offers: Vec<(ServiceName, Offer)>,
+    loads: Loads,
     tunnel: Tunnel,
 }
 
@@ -193,7 +213,28 @@ impl OwnServices {
             let candidate = Candidate::new(&name, tunnel.clone(), service.spec.capacity, load);
             (name.clone(), Offer { service: name, candidates: Arc::new([candidate]) })
         });
-        Self { offers: offers.collect(), node: node.clone(), tunnel: tunnel.clone() }
+        let offers = offers.collect();
+        Self { offers, loads, node: node.clone(), tunnel: tunnel.clone() }
+    }
+
+    /// The workers that are at home here and offer the service: of a coordinator's own port they are to be had too.
+    fn held(&self, name: &str, wanted: Option<NodeId>) -> Vec<Candidate> {
+        let Ok(name) = ServiceName::new(name) else { return Vec::new() };
+        let meshes = self.node.meshes();
+        let held = meshes.iter().filter(|mesh| mesh.roles().coordinates()).flat_map(|mesh| {
+            let tunnels = mesh.workers.all().into_iter();
+            let tunnels = tunnels.filter(|tunnel| wanted.is_none_or(|node| node == tunnel.node()));
+            let name = &name;
+            tunnels.filter_map(move |tunnel| {
+                let offers = |offer: &&ServiceOffer| offer.name == *name && offer.health == ServiceHealth::Up;
+                let capacity = mesh.replica.read(|registry| {
+                    let node = registry.node(&tunnel.node())?.node()?;
+                    Some(node.services.iter().find(offers)?.capacity)
+                })?;
+                Some(Candidate::new(name, tunnel.clone(), capacity, self.loads.of(tunnel.node(), name)))
+            })
+        });
+        held.collect()
     }
 
     fn is_up(&self, name: &str) -> bool {
@@ -228,14 +269,24 @@ fn json(text: String) -> Response<ResponseBody> {
 
 impl Directory for OwnServices {
     fn find(&self, target: &Target<'_>) -> Option<Offer> {
-        let mine = match target {
-            Target::Service { .. } => true,
-            Target::Node { node, .. } => *node == self.tunnel.node(),
-            Target::Worker { worker, .. } => *worker == self.tunnel.node().to_string(),
+        let wanted: Option<NodeId> = match target {
+            Target::Service { .. } => None,
+            Target::Node { node, .. } => Some(*node),
+            Target::Worker { worker, .. } => Some(worker.parse().ok()?),
         };
         let name = target.service();
+        let mine = wanted.is_none_or(|node| node == self.tunnel.node());
         let offer = self.offers.iter().find(|(offered, _)| offered.as_str() == name);
-        offer.filter(|_| mine && self.is_up(name)).map(|(_, offer)| offer.clone())
+        let mine = offer.filter(|_| mine && self.is_up(name)).map(|(_, offer)| offer.clone());
+        let held = self.held(name, wanted);
+        match (mine, held.is_empty()) {
+            (mine, true) => mine,
+            (None, false) => Some(Offer { service: ServiceName::new(name).ok()?, candidates: held.into() }),
+            (Some(mine), false) => {
+                let candidates = mine.candidates.iter().cloned().chain(held).collect();
+                Some(Offer { service: mine.service, candidates })
+            }
+        }
     }
 
     fn known(&self, target: &Target<'_>) -> String {

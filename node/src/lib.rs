@@ -15,6 +15,7 @@
 
 pub mod bootstrap;
 pub mod cli;
+pub mod contract;
 pub mod control;
 pub mod entries;
 pub mod entry_url;

@@ -2,8 +2,10 @@
 //! its tunnels to that federation's entries share.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
+use hedgerow_contract::DeskConfig;
 use hedgerow_mesh::clock::SystemClock;
 use hedgerow_mesh::host::Multiaddr;
 use hedgerow_mesh::replica::{Replica, ReplicaConfig, ReplicaError};
@@ -15,8 +17,9 @@ use hedgerow_proto::registry::Source;
 use hedgerow_tunnel::{DialConfig, DrainState, Services, tuning};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tracing::{debug, error};
+use tracing::{debug, error, info};
 
+use crate::contract::Contract;
 use crate::identity::Identity;
 use crate::mesh::addresses::Reach;
 use crate::mesh::{Mesh, MeshConfig};
@@ -45,6 +48,10 @@ pub struct Profile {
     pub hardware: Hardware,
     /// Where other coordinators can dial it.
     pub mesh_listen: MeshListen,
+    /// An agent of the existing contract is taken for well for so long after its last heartbeat.
+    pub heartbeat_timeout: Duration,
+    /// And is forgotten after so long.
+    pub worker_timeout: Duration,
 }
 
 impl Profile {
@@ -91,6 +98,8 @@ pub struct Membership {
     pub replica: Replica,
     /// Its part on the mesh.
     pub mesh: Arc<Mesh>,
+    /// What it answers agents of the existing contract.
+    pub contract: Arc<Contract>,
     config: DialConfig,
     stop: watch::Sender<bool>,
     replicating: JoinHandle<()>,
@@ -122,7 +131,14 @@ impl Membership {
         });
         let publisher = Publisher { mesh: mesh.clone(), profile: (*profile).clone(), services: (*services).clone() };
         publisher.say().map_err(|error| cannot_go_on(&error))?;
-        let offered = Arc::new(Offered { services: (*services).clone(), mesh: mesh.clone() });
+        let desk = DeskConfig {
+            heartbeat_timeout: profile.heartbeat_timeout,
+            worker_timeout: profile.worker_timeout,
+            ..DeskConfig::default()
+        };
+        let contract = Contract::new(mesh.clone(), (*services).clone(), desk, member.seed);
+        let offered =
+            Arc::new(Offered { services: (*services).clone(), mesh: mesh.clone(), contract: contract.clone() });
         let (config, told) = {
             let (sender, told) = mpsc::channel::<Vec<Vec<u8>>>(COORDINATOR_HINTS);
             let config = DialConfig {
@@ -138,7 +154,8 @@ impl Membership {
         running.spawn(mesh.clone().run(config.clone(), (*failures).clone()));
         running.spawn(stand_for_election(mesh.clone()));
         running.spawn(listen(mesh.clone(), told, config.census.subscribe()));
-        drop(calls);
+        running.spawn(contract.clone().run());
+        running.spawn(contract.clone().answer_neighbours(calls));
         let (fails, failures) = (replica.clone(), (*failures).clone());
         running.spawn(async move {
             let error = fails.failed().await;
@@ -150,7 +167,7 @@ impl Membership {
             // The sender goes with the node: then it is time to stop as well.
             runs.run(async { drop(stopped.wait_for(|stop| *stop).await) }).await;
         });
-        Ok(Self { replica, mesh, config, stop, replicating, _running: running })
+        Ok(Self { replica, mesh, contract, config, stop, replicating, _running: running })
     }
 
     /// What the tunnels to this federation's entries share. One of these is at this address.
@@ -159,8 +176,12 @@ impl Membership {
         self.config.clone()
     }
 
-    /// Signs the Leave that the tunnels pass on.
+    /// Signs the Leave that the tunnels pass on. One that still speaks for agents does not say it: that would be the end of them
+    /// too, and they never register again. Others take them over when its lease has run out.
     pub fn leave(&self) {
+        if self.contract.speaks_for_any() {
+            return info!("this coordinator speaks for agents that nobody took over: it goes without a word");
+        }
         match self.replica.leave() {
             // Set once: whoever leaves twice has left.
             Ok(leave) => drop(self.config.leave.set(leave)),
@@ -252,7 +273,7 @@ fn listen_to_namesakes(replica: &Replica) -> mpsc::Sender<Vec<u8>> {
     let replica = replica.clone();
     tokio::spawn(async move {
         while let Some(record) = records.recv().await {
-            if let Err(refused) = replica.insert(record.into(), Source::Passed(std::time::Duration::ZERO)) {
+            if let Err(refused) = replica.insert(record.into(), Source::Passed(Duration::ZERO)) {
                 debug!(%refused, "an entry's word of another process with this key is not taken");
             }
         }

@@ -15,6 +15,7 @@ use hedgerow_tunnel::{DialConfig, DrainState, TunnelState};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use crate::contract::Contract;
 use crate::control;
 use crate::entries::{Entries, EntryState, EntryView};
 use crate::identity::Identity;
@@ -159,6 +160,16 @@ impl Node {
         memberships.values().map(|membership| membership.mesh.clone()).collect()
     }
 
+    /// What answers agents of the existing contract, while the node is a coordinator: in the federation of the first entry whose
+    /// tunnel is up, or in any.
+    pub fn contract(&self) -> Option<Arc<Contract>> {
+        let federation = self.federation();
+        let memberships = self.memberships.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = federation.and_then(|federation| memberships.get(&federation));
+        let membership = first.or_else(|| memberships.values().next())?;
+        membership.mesh.roles().coordinates().then(|| membership.contract.clone())
+    }
+
     /// The addresses at which other coordinators can dial it.
     pub fn mesh_addresses(&self) -> Vec<String> {
         let listening = |mesh: Arc<Mesh>| mesh.host_status().listening;
@@ -172,6 +183,17 @@ impl Node {
             // An error says that the host has ended, which its log has told.
             let Ok(Some(host)) = host.wait_for(Option::is_some).await.map(|host| host.clone()) else { continue };
             let _ = host.status().wait_for(|status| status.binding == 0).await;
+        }
+    }
+
+    /// Hands over what others can look after.
+    pub async fn hand_over(&self) {
+        let contracts: Vec<Arc<Contract>> = {
+            let memberships = self.memberships.lock().unwrap_or_else(PoisonError::into_inner);
+            memberships.values().map(|membership| membership.contract.clone()).collect()
+        };
+        for contract in contracts {
+            contract.hand_over().await;
         }
     }
 

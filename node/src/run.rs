@@ -82,6 +82,8 @@ pub async fn join(settings: Settings) -> Result<(), Failure> {
         // Its directory is there by now.
         hardware: hardware::detect(settings.worker_type, &settings.data_dir).await,
         mesh_listen: settings.mesh_listen.clone(),
+        heartbeat_timeout: settings.heartbeat_timeout,
+        worker_timeout: settings.worker_timeout,
     };
     check_record(&identity, &profile, &services)?;
     let (failures, mut failed) = mpsc::channel(1);
@@ -231,6 +233,7 @@ async fn leave(node: &Arc<Node>, entries: &Arc<Entries>) -> Result<(), Failure> 
     let running = node.running();
     node.report(LeaveProgress::Draining { running });
     info!(running, "leaving: nothing new is taken, what runs may finish");
+    node.hand_over().await;
     node.begin_to_leave();
     let mut tick = interval(DRAIN_TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

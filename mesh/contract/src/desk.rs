@@ -178,6 +178,17 @@ impl Desk {
         self.held.is_empty()
     }
 
+    /// The workers for which it speaks.
+    pub fn held(&self) -> Vec<WorkerId> {
+        self.held.keys().cloned().collect()
+    }
+
+    /// Another coordinator has said that it speaks for a worker from now on: this one is about to leave, and that covers its
+    /// own record.
+    pub fn handed_over(&mut self, worker_id: &WorkerId) {
+        self.held.remove(worker_id);
+    }
+
     /// What it has seen of a worker for which it speaks.
     pub fn seen(&self, worker_id: &str) -> Option<Seen> {
         self.held.get(worker_id).map(Holding::seen)

@@ -50,6 +50,31 @@ impl Call {
     }
 }
 
+impl Call {
+    /// The method and the path, to pass it on to somebody else who answers it.
+    pub fn line(&self) -> (&'static str, String) {
+        let (method, path) = match self {
+            Self::Health => ("GET", "/health"),
+            Self::Register => ("POST", "/api/worker/register"),
+            Self::Heartbeat => ("POST", "/api/worker/heartbeat"),
+            // Neither an id nor a name has anything in it that would have to be escaped.
+            Self::Unregister(worker_id) => return ("DELETE", format!("/api/worker/unregister/{worker_id}")),
+            Self::EdgeRegister => ("POST", "/api/edge/register"),
+            Self::EdgeHeartbeat => ("POST", "/api/edge/heartbeat"),
+            Self::DhtBootstrap => ("GET", "/api/dht/bootstrap"),
+            Self::Discover(service) => return ("GET", format!("/api/services/discover/{service}")),
+            Self::Find(service) => return ("GET", format!("/api/worker/find/{service}")),
+            Self::ServicesList => ("GET", "/api/services/list"),
+            Self::AdminWorkers => ("GET", "/api/admin/workers"),
+            Self::AdminCoordinators => ("GET", "/api/admin/coordinators"),
+            Self::AdminStats => ("GET", "/api/admin/stats"),
+            Self::DhtTopology => ("GET", "/api/dht/topology"),
+            Self::DhtStats => ("GET", "/api/dht/stats"),
+        };
+        (method, path.to_owned())
+    }
+}
+
 const GET: &str = "GET, HEAD, OPTIONS";
 const POST: &str = "POST, OPTIONS";
 const DELETE: &str = "DELETE, OPTIONS";
@@ -155,6 +180,8 @@ mod tests {
         ];
         for (method, path, expected) in calls {
             assert_eq!(call(method, path), expected);
+            let (method_again, path_again) = expected.line();
+            assert_eq!(call(method_again, &path_again), expected);
             assert_eq!(call(method, &format!("{path}/")), expected);
             assert_eq!(expected.writes(), method != "GET", "{path}");
             for other in ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "get"] {

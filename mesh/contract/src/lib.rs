@@ -26,3 +26,7 @@ pub use endpoint::{Call, endpoint};
 pub use error::ContractError;
 pub use views::Views;
 pub use worker_id::{WorkerId, WorkerIdError};
+
+/// Between a coordinator and an entry alone: what the coordinator has signed about the worker of the call, in base64 (RFC 4648,
+/// section 4). The entry takes it into its registry, so that the next call finds it, and passes it on to nobody.
+pub const RECORDS_HEADER: &str = "x-hedgerow-record";

@@ -42,6 +42,10 @@ pub struct Call {
     pub path: String,
     /// The body, as it came.
     pub body: Vec<u8>,
+    /// How often it has been passed on, this time included.
+    pub hops: u8,
+    /// Whether the peer is to speak for the agent from now on, whoever does so now: the one that does is about to leave.
+    pub take_over: bool,
 }
 
 /// What is answered.

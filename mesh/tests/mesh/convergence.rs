@@ -139,7 +139,13 @@ async fn a_call_is_passed_on_to_the_coordinator_that_is_named() {
     all[0].until_connected(1).await;
     all[1].until_connected(1).await;
     let mut second = all.pop().unwrap();
-    let call = Call { method: "POST".into(), path: "/api/worker/heartbeat".into(), body: b"{}".to_vec() };
+    let call = Call {
+        method: "POST".into(),
+        path: "/api/worker/heartbeat".into(),
+        body: b"{}".to_vec(),
+        hops: 1,
+        take_over: false,
+    };
     let ask = all[0].host.ask(second.node(), PeerRequest::Call(call.clone()));
     let answer = async {
         let incoming = second.calls.recv().await.unwrap();

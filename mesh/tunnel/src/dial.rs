@@ -62,7 +62,7 @@ pub struct DialConfig {
     pub authorities: Vec<(ServiceName, String)>,
     /// The bytes of the node's signed record; a new value is sent on.
     pub record: watch::Receiver<Bytes>,
-    /// The bytes of the signed Leave: set before draining begins.
+    /// The bytes of the signed Leave: set before draining begins, or never by a node whose words must outlive it.
     pub leave: Arc<OnceLock<Bytes>>,
     /// Whether the node is leaving.
     pub drain: watch::Receiver<DrainState>,
@@ -405,7 +405,11 @@ pub(crate) async fn run(
                 if *drain.borrow_and_update() == DrainState::Running {
                     continue;
                 }
-                let Some(leave) = config.leave.get() else { continue };
+                // Without one the entry hears of it by the end of the connection.
+                let Some(leave) = config.leave.get() else {
+                    leaving = Some(0);
+                    continue;
+                };
                 sent += 1;
                 leaving = Some(sent);
                 if let Err(end) = say_within(&*link, &mut control, Control::Leave(leave.to_vec())).await {

@@ -12,6 +12,7 @@ use hedgerow_tunnel::{OpenService, Services, Tunnel};
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tracing::debug;
 
+use crate::contract::{Contract, serve_stream};
 use crate::mesh::Mesh;
 use crate::services::LocalServices;
 
@@ -19,6 +20,7 @@ use crate::services::LocalServices;
 pub(super) struct Offered {
     pub(super) services: Arc<LocalServices>,
     pub(super) mesh: Arc<Mesh>,
+    pub(super) contract: Arc<Contract>,
 }
 
 impl Services for Offered {
@@ -38,6 +40,10 @@ impl Services for Offered {
             StreamKind::Relay => {
                 let worker = self.mesh.workers.tunnel(&preface.node?)?;
                 Some(Box::new(move |stream| Box::pin(pass_on(worker, stream))))
+            }
+            StreamKind::Contract => {
+                let contract = self.contract.clone();
+                Some(Box::new(move |stream| Box::pin(serve_stream(contract, stream))))
             }
             _ => None,
         }

@@ -54,6 +54,11 @@ impl Workers {
         self.held().get(worker).map(|held| held.tunnel.clone())
     }
 
+    /// The tunnels to all that are here.
+    pub fn all(&self) -> Vec<Tunnel> {
+        self.held().values().map(|held| held.tunnel.clone()).collect()
+    }
+
     /// How many are here.
     pub fn count(&self) -> usize {
         self.held().len()

@@ -109,6 +109,12 @@ impl Signed {
         NodeId(array(&self.bytes, 34))
     }
 
+    /// What it is about beside its writer: see the envelope.
+    pub fn subject(&self) -> &[u8] {
+        let bytes = usize::from(self.bytes[HEADER_BYTES - 1]);
+        &self.bytes[HEADER_BYTES..HEADER_BYTES + bytes]
+    }
+
     /// Their hash.
     pub fn hash(&self) -> RecordHash {
         self.hash
