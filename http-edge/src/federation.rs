@@ -4,6 +4,7 @@
 //! anew with each change, so that a node is routed to before it hears that it is welcome. In a federation of thousands one task
 //! does it ([`Federation::keep_current`]), for all that has changed in the meantime.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
@@ -11,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
+use bytes::Bytes;
 use hedgerow_http::{Directory, Loads, Offer};
 use hedgerow_proto::frame::{Control, Join, Reject, RejectReason, close};
 use hedgerow_proto::id::{FederationId, NodeId};
@@ -334,6 +336,54 @@ impl Federation {
         if let Some(tunnel) = tunnel {
             tunnel.send(message);
         }
+    }
+
+    /// Looks at the registry, and at how busy nodes are, as far as requests reach them from here. Short work only: changes wait.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Registry, &dyn Fn(&NodeId) -> Option<f32>) -> T) -> T {
+        let state = self.state();
+        let State { members, registry, relays, .. } = &*state;
+        let node_load = |node: &NodeId| {
+            let busy: usize = match members.node(node) {
+                Some(member) if member.leaving => return None,
+                Some(member) => member.lanes().map(|lane| lane.connection.in_flight_count()).sum(),
+                None => relays.get(node)?.in_flight_count(),
+            };
+            let record = registry.node(node)?.node()?;
+            let slots: u32 = record.services.iter().map(|offer| offer.capacity).sum();
+            Some(busy as f32 / slots.max(1) as f32)
+        };
+        look(registry, &node_load)
+    }
+
+    /// A coordinator that takes calls about this worker and has not been tried: whoever speaks for it first, then any.
+    pub(crate) fn coordinator_for(
+        &self,
+        worker_id: &str,
+        tried: &BTreeSet<NodeId>,
+        random: &mut fastrand::Rng,
+    ) -> Option<Tunnel> {
+        let mut live = self.live_coordinators();
+        live.retain(|tunnel| !tried.contains(&tunnel.node()));
+        let holder = self.state().registry.guest(worker_id).map(|view| view.coordinator);
+        let of_holder = live.iter().find(|tunnel| Some(tunnel.node()) == holder).cloned();
+        of_holder.or_else(|| random.choice(live))
+    }
+
+    /// Takes in what a coordinator has handed over with an answer, before anybody hears the answer.
+    pub(crate) fn learn(&self, records: Vec<Bytes>) {
+        let limits = Limits::PRODUCTION;
+        let opened = records.into_iter().filter_map(|bytes| Signed::open(bytes, self.id, &limits).ok());
+        let opened: Vec<Signed> = opened.map(|(signed, _)| signed).collect();
+        if opened.is_empty() {
+            return;
+        }
+        let mut state = self.state();
+        for signed in opened {
+            if let Err(refused) = state.registry.insert(clock::now(), signed, Source::Passed(Duration::ZERO)) {
+                debug!(%refused, "what came with a coordinator's answer was not taken");
+            }
+        }
+        self.changed(&mut state);
     }
 
     /// Ready when a coordinator has come since it was asked last.

@@ -17,6 +17,7 @@ mod cidr;
 mod cli;
 mod clock;
 mod connection;
+mod contract;
 mod federation;
 mod head_guard;
 mod identity;

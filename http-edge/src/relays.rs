@@ -103,6 +103,11 @@ impl Relays {
         }
     }
 
+    /// The way to a worker, if there is one.
+    pub(crate) fn get(&self, worker: &NodeId) -> Option<&Tunnel> {
+        self.ways.get(worker).map(|(_, way)| way)
+    }
+
     /// Keeps the ways to these workers, and closes all others: what runs on them goes on or fails by itself, and nothing new
     /// begins.
     pub(crate) fn keep_only(&mut self, wanted: impl Fn(&NodeId) -> bool) {

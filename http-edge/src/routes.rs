@@ -3,12 +3,14 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
+use hedgerow_contract::{Call, endpoint};
 use hedgerow_http::{Peer, Problem, RequestBody, ResponseBody, Scheme, check_form, is_routed, request_id};
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, ORIGIN};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use serde::Serialize;
 
+use crate::contract;
 use crate::head_guard::Framing;
 use crate::shard::Shard;
 use crate::views;
@@ -38,7 +40,16 @@ pub(crate) async fn answer(
         None if is_routed(request.uri().path()) => {
             shard.forwarder.forward(request.map(RequestBody::from), &client.peer).await
         }
-        None => finish(shard, &request, own(shard, client, &request)),
+        None => match endpoint(request.method().as_str(), request.uri().path()) {
+            // What the entry says of itself is more than the contract asks for.
+            None | Some(Ok(Call::Health)) => finish(shard, &request, own(shard, client, &request)),
+            Some(call) => {
+                let (parts, body) = request.into_parts();
+                let here = here(shard, client, &parts.headers);
+                let answer = contract::answer(shard, call, &parts.method, &here, body).await;
+                finish(shard, &Request::from_parts(parts, ()), answer)
+            }
+        },
     };
     shard.counters.answered(response.status());
     response
@@ -170,7 +181,7 @@ fn closing(version: Version, mut response: Response<ResponseBody>) -> Response<R
 }
 
 /// What every answer of ours carries.
-fn finish(shard: &Shard, request: &Request<Incoming>, answer: Answer) -> Response<ResponseBody> {
+fn finish<B>(shard: &Shard, request: &Request<B>, answer: Answer) -> Response<ResponseBody> {
     let (asked, cors) = (request.headers(), &shard.common.settings.cors);
     let (id, _) = request_id(asked, &mut shard.random.borrow_mut());
     let mut response = match (answer, cors.preflight(request.method(), asked)) {

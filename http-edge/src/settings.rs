@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hedgerow_contract::Catalogue;
 use hedgerow_http::{AllowOrigin, Cors};
 use hedgerow_process::config;
 use hedgerow_process::exit::Failure;
@@ -200,7 +201,7 @@ fn urls(suffixes: Vec<HostSuffix>, allow_private: bool) -> Result<UrlPolicy, Fai
 }
 
 fn default_aliases() -> BTreeMap<ServiceName, ServiceName> {
-    toml::from_str(include_str!("aliases.toml")).expect("the file is part of the program, and a test reads it")
+    Catalogue::built_in().aliases().clone()
 }
 
 #[cfg(test)]
