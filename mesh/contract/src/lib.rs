@@ -10,14 +10,19 @@
 
 pub mod assign;
 pub mod catalogue;
+pub mod desk;
 pub mod endpoint;
 pub mod request;
 pub mod url;
+pub mod views;
 
 mod error;
+mod guest;
 mod worker_id;
 
 pub use catalogue::Catalogue;
+pub use desk::{Desk, DeskConfig};
 pub use endpoint::{Call, endpoint};
 pub use error::ContractError;
+pub use views::Views;
 pub use worker_id::{WorkerId, WorkerIdError};

@@ -17,9 +17,20 @@ use fields::Fields;
 /// The longest body that is read, in bytes: a registration has a few hundred, and some say much about their hardware.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 
+/// By which call a registration came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    /// `/api/worker/register`.
+    Worker,
+    /// `/api/edge/register`.
+    Edge,
+}
+
 /// A registration, of a worker or of an edge.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Registration {
+    /// By which call it came.
+    pub via: Via,
     /// What the agent calls itself. One that says nothing has an id made for it.
     pub worker_id: Option<WorkerId>,
     /// Its type in its own word, in lower case, at most [`Registration::TYPE_BYTES_MAX`] bytes.
@@ -54,7 +65,7 @@ impl Registration {
         let location = fields.text("location")?.or_else(|| capabilities.text("location")).unwrap_or_default();
         let services = fields.services("services")?;
         capabilities.add(fields.rest());
-        Ok(Self { worker_id, worker_type, tunnel_url, location, services, capabilities })
+        Ok(Self { via: Via::Worker, worker_id, worker_type, tunnel_url, location, services, capabilities })
     }
 
     /// Reads the body of `/api/edge/register`. The id and a URL, as `tunnel_url` or as `url`, have to be there; that the
@@ -74,7 +85,8 @@ impl Registration {
         let services = fields.services("services")?;
         capabilities.add(fields.rest());
         let worker_type = WorkerType::Edge.as_str().to_owned();
-        Ok(Self { worker_id: Some(worker_id), worker_type, tunnel_url, location, services, capabilities })
+        let (via, worker_id) = (Via::Edge, Some(worker_id));
+        Ok(Self { via, worker_id, worker_type, tunnel_url, location, services, capabilities })
     }
 
     /// What its type counts as.

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::fields;
+use crate::guest::is_refused;
 
 /// The fields of the contract, the ones that clients look at first. They are kept before any others.
 pub(crate) const KNOWN: [&str; 14] = [
@@ -78,12 +79,9 @@ impl Capabilities {
 /// JSON text in which every character that a record may not hold is escaped. Such characters can only be in its strings,
 /// and none of them needs more than one `\u`.
 fn plain(json: &str) -> String {
-    let refused = |c: char| {
-        c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
-    };
     let mut plain = String::with_capacity(json.len());
     for c in json.chars() {
-        if refused(c) {
+        if is_refused(c) {
             plain.push_str(&format!("\\u{:04x}", u32::from(c)));
         } else {
             plain.push(c);
