@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use hedgerow_proto::frame::{Census, Control};
 use hedgerow_proto::id::NodeId;
-use hedgerow_proto::record::Candidacy;
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, sleep};
 

@@ -171,7 +171,7 @@ async fn write(
     };
     let deadline = Instant::now() + WAIT_MAX;
     let mut tried: BTreeSet<NodeId> = BTreeSet::new();
-    let mut last = None;
+    let mut last: Option<Answered> = None;
     loop {
         let next = shard.common.federation.coordinator_for(&worker_id, &tried, &mut shard.random.borrow_mut());
         let left = deadline.saturating_duration_since(Instant::now());

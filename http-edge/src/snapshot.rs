@@ -43,6 +43,18 @@ pub(crate) struct Snapshot {
     shards: Vec<Routes>,
 }
 
+/// What a snapshot is made from.
+pub(crate) struct Sources<'a> {
+    /// Who has a tunnel here.
+    pub(crate) members: &'a Members<Tunnel>,
+    /// What everybody has said.
+    pub(crate) registry: &'a Registry,
+    /// The ways to workers that have no tunnel here; those that are needed are kept.
+    pub(crate) relays: &'a mut Relays,
+    /// The ways to guests.
+    pub(crate) ways: &'a Ways,
+}
+
 /// A node.
 #[derive(Debug)]
 pub(crate) struct NodeView {
@@ -137,10 +149,7 @@ pub(crate) type Aliases = BTreeMap<ServiceName, ServiceName>;
 impl Snapshot {
     /// Of everything as it is now, for this many threads.
     pub(crate) fn new(
-        members: &Members<Tunnel>,
-        registry: &Registry,
-        relays: &mut Relays,
-        ways: &Ways,
+        Sources { members, registry, relays, ways }: Sources<'_>,
         loads: &Loads,
         policy: &dyn ServicePolicy,
         aliases: &Aliases,

@@ -39,6 +39,15 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Records that may wait to be gossiped. Whatever finds no room is synchronised.
 const HURRIED_MAX: usize = 1024;
 
+/// Another coordinator has said something new of an agent without a key of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestNews {
+    /// Who.
+    pub coordinator: NodeId,
+    /// Of whom.
+    pub worker_id: String,
+}
+
 /// Why a record from elsewhere is not in the registry now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotTaken<O> {
@@ -95,6 +104,7 @@ struct Shared {
     generation: watch::Sender<u64>,
     record: watch::Sender<Bytes>,
     hurry: broadcast::Sender<Bytes>,
+    guest_news: broadcast::Sender<GuestNews>,
     failure: watch::Sender<Option<Arc<ReplicaError>>>,
 }
 
@@ -142,6 +152,7 @@ impl Replica {
             generation: watch::Sender::new(stored),
             record: watch::Sender::new(Bytes::new()),
             hurry: broadcast::Sender::new(HURRIED_MAX),
+            guest_news: broadcast::Sender::new(HURRIED_MAX),
             failure: watch::Sender::new(None),
         })))
     }
@@ -235,8 +246,11 @@ impl Replica {
             shared.met_record(state, now, &record);
             Ok(outcome)
         })?;
-        if outcome.is_news() && matches!(source, Source::Direct(_)) {
-            self.0.hurry(signed.bytes());
+        if outcome.is_news() {
+            self.0.tell_guest_news(&signed);
+            if matches!(source, Source::Direct(_)) {
+                self.0.hurry(signed.bytes());
+            }
         }
         Ok(outcome)
     }
@@ -254,6 +268,7 @@ impl Replica {
                 debug!(refused = received.refused, "records of a peer were refused");
             }
             for signed in &received.news {
+                shared.tell_guest_news(signed);
                 // Only the node's own records mean something to it, and those are few.
                 if signed.writer() == shared.data_dir.id()
                     && let Ok(record) = signed.read(state.registry.federation(), state.registry.limits())
@@ -273,6 +288,12 @@ impl Replica {
     /// What this node says from now on, and what the nodes say that hand it their records: for gossip.
     pub fn hurry(&self) -> broadcast::Receiver<Bytes> {
         self.0.hurry.subscribe()
+    }
+
+    /// What other coordinators say of agents from now on. Whatever finds no room is missed: whoever listens looks round now and
+    /// then.
+    pub fn guest_news(&self) -> broadcast::Receiver<GuestNews> {
+        self.0.guest_news.subscribe()
     }
 
     /// What makes the node known to another coordinator: its own record, and its lease.
@@ -422,6 +443,15 @@ impl Shared {
             state.suspended = suspended;
         }
         now
+    }
+
+    fn tell_guest_news(&self, signed: &Signed) {
+        let coordinator = signed.writer();
+        if signed.kind() == Kind::GUEST && coordinator != self.data_dir.id() {
+            let worker_id = String::from_utf8_lossy(signed.subject()).into_owned();
+            // An error says that nobody listens.
+            let _ = self.guest_news.send(GuestNews { coordinator, worker_id });
+        }
     }
 
     fn hurry(&self, record: &Bytes) {

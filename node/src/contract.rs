@@ -12,6 +12,7 @@ use hedgerow_contract::desk::{Elsewhere, HEARTBEAT_HOPS_MAX, Heard, HeartbeatAns
 use hedgerow_contract::request::{Heartbeat, Registration};
 use hedgerow_contract::{Call, ContractError, Desk, DeskConfig, Views, WorkerId, url};
 use hedgerow_mesh::host::IncomingCall;
+use hedgerow_mesh::replica::GuestNews;
 use hedgerow_proto::id::{NodeId, ServiceName};
 use hedgerow_proto::peer::{Call as PeerCall, PeerRequest, PeerResponse};
 use hedgerow_proto::record::Body;
@@ -336,7 +337,7 @@ impl Contract {
         if resumed > 0 {
             info!(agents = resumed, "this coordinator speaks for agents from before it was restarted");
         }
-        let mut changes = self.mesh.replica.changes();
+        let (mut changes, mut news) = (self.mesh.replica.changes(), self.mesh.replica.guest_news());
         let mut there = Vec::new();
         loop {
             let (due, _) = self.desk().poll_timeout();
@@ -344,6 +345,15 @@ impl Contract {
             tokio::select! {
                 () = sleep(pause) => {}
                 _ = changes.changed() => sleep(LOOK_AFTER).await,
+                met = news.recv() => {
+                    // What was missed is noticed when the desk looks round.
+                    if let Ok(GuestNews { coordinator, worker_id }) = met {
+                        let say =
+                            self.at_desk(|desk, now, registry| desk.met_guest(now, registry, coordinator, &worker_id));
+                        say.into_iter().for_each(|body| self.say(body));
+                    }
+                    continue;
+                }
             }
             changes.mark_unchanged();
             if !self.mesh.roles().coordinates() {

@@ -124,7 +124,8 @@ pub enum Unregistered {
         /// To be answered, with 200.
         answer: UnregisterAnswer,
     },
-    /// Another coordinator, which is there, holds it: the call is for that one.
+    /// Another coordinator, which is there, holds it: the call is for that one. If it does not answer, nothing was done, and
+    /// the worker times out there.
     HeldBy(NodeId),
 }
 
@@ -261,10 +262,11 @@ impl Desk {
             holding.hear(now, heartbeat);
             return Ok(holding.say(now, worker_id));
         }
-        let claim = registry.claims_of(worker_id.as_str()).max_by_key(preferred);
-        let claim = claim.ok_or_else(|| ContractError::UnknownWorker { worker_id: worker_id.to_string() })?;
+        let claim = registry.claims_of(worker_id.as_str()).max_by_key(preferred).map(|view| view.guest.details.clone());
+        let details = claim.or_else(|| guest::left_behind(registry, worker_id));
+        let details = details.ok_or_else(|| ContractError::UnknownWorker { worker_id: worker_id.to_string() })?;
         self.check_room(registry)?;
-        let mut holding = Holding::heard(now, claim.guest.details.clone());
+        let mut holding = Holding::heard(now, details);
         holding.hear(now, heartbeat);
         Ok(self.hold(now, registry, worker_id.clone(), holding))
     }
@@ -312,7 +314,8 @@ impl Desk {
     fn timed_out(&mut self, now: Time, registry: &Registry, worker_id: &WorkerId) -> Option<Body> {
         let holding = self.held.get_mut(worker_id)?;
         if holding.silent_for(now) >= self.config.worker_timeout {
-            return Some(self.let_go(worker_id));
+            self.held.remove(worker_id);
+            return Some(guest::gone(worker_id));
         }
         let overdue = holding.silent_for(now) >= self.config.heartbeat_timeout;
         let news = (overdue && holding.set_status(GuestStatus::Degraded)).then(|| holding.say(now, worker_id));
@@ -359,11 +362,6 @@ impl Desk {
         self.held.insert(worker_id, holding);
         say
     }
-
-    fn let_go(&mut self, worker_id: &WorkerId) -> Body {
-        self.held.remove(worker_id);
-        guest::gone(worker_id)
-    }
 }
 
 /// Of several claims to one guest the one that [`Registry::guest`] shows.
@@ -387,4 +385,4 @@ fn edges_and_coordinators(registry: &Registry, me: &NodeId, newcomer: &WorkerId,
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,6 +3,7 @@
 use hedgerow_proto::id::ServiceName;
 use hedgerow_proto::limits::Limits;
 use hedgerow_proto::record::{Body, Guest, GuestDetails, GuestStatus};
+use hedgerow_proto::registry::Registry;
 use hedgerow_proto::wire;
 
 use crate::error::ContractError;
@@ -57,6 +58,26 @@ pub(crate) fn details(
     }
     details.capabilities = registration.capabilities.fit(room);
     Ok(details)
+}
+
+/// The tombstone of a guest that goes from one coordinator to another: what was known of it stays in it, so that whoever
+/// hears of the guest while nobody holds it knows it.
+pub(crate) fn handed_over(worker_id: &WorkerId, details: GuestDetails) -> Body {
+    let details = GuestDetails { status: GuestStatus::Gone, ..details };
+    Body::Guest(Guest { worker_id: worker_id.to_string(), details })
+}
+
+/// What the tombstones of a guest have kept of it: nothing if one of them says that it is really gone. Every guest has a
+/// type, and the tombstone of one that is really gone has none.
+pub(crate) fn left_behind(registry: &Registry, worker_id: &WorkerId) -> Option<GuestDetails> {
+    let mut left = None;
+    for guest in registry.gone_guests(worker_id.as_str()) {
+        if guest.details.worker_type.is_empty() {
+            return None;
+        }
+        left = Some(guest.details.clone());
+    }
+    left
 }
 
 /// The tombstone of a guest: its id, and nothing else of it.

@@ -12,6 +12,9 @@
 //!   + 150 s      the second         the first still claims it (so it hears of it): lets go; else keeps it
 //! ```
 //!
+//! That leaves very little: several failures at once can make two decide in the same moment. So the record by which a
+//! coordinator lets go keeps what was known of the worker, and whichever coordinator hears of it next takes it up from there.
+//!
 //! Workers whose coordinator is no longer there are orphans: the first in the rank of those who are takes each over.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +28,7 @@ use hedgerow_proto::registry::{GuestView, KeyHash, Presence, Registry};
 
 use super::holding::Holding;
 use super::{Desk, preferred};
+use crate::guest;
 use crate::worker_id::WorkerId;
 
 /// How long a worker may be silent while two coordinators speak for it before that means that it talks to the other: two
@@ -32,8 +36,8 @@ use crate::worker_id::WorkerId;
 pub const HANDOVER_PATIENCE: Duration = Duration::from_secs(75);
 
 /// Whoever is ranked above says its record when it learns of the others, and its time begins then; so the time of those
-/// below begins anew with each such record. Not for ever, since a record may also come because a load moves up and down.
-const WAITS_AGAIN_MAX: u8 = 3;
+/// below begins anew with each such record. Only for so long, since a record may also come because a load goes up and down.
+const WAITS_ANEW_FOR: Duration = HANDOVER_PATIENCE.saturating_mul(4);
 
 /// Other coordinators speak for a worker too.
 #[derive(Debug, Clone)]
@@ -45,8 +49,8 @@ pub(super) struct Contest {
     pub(super) decide_at: Option<Time>,
     /// Who they are: with another one it begins again, since that one's times began later.
     rivals: BTreeSet<NodeId>,
-    /// How often it has waited anew.
-    waited: u8,
+    /// When it was opened for the first time with these.
+    began_at: Time,
 }
 
 impl Contest {
@@ -57,8 +61,8 @@ impl Contest {
 }
 
 impl Desk {
-    /// Another coordinator's record about this worker has come in. Returns what is to be signed and said. (A record that is
-    /// missed here is noticed when [`Desk::handle_timeout`] looks round.)
+    /// Another coordinator's record about this worker has come in and is news, whatever it says. Returns what is to be signed
+    /// and said. (A record that is missed here is noticed when [`Desk::handle_timeout`] looks round.)
     pub fn met_guest(&mut self, now: Time, registry: &Registry, coordinator: NodeId, worker_id: &str) -> Option<Body> {
         let (worker_id, holding) = self.held.get_key_value(worker_id)?;
         let worker_id = worker_id.clone();
@@ -74,12 +78,16 @@ impl Desk {
         let above = rank(&worker_id, coordinator) > rank(&worker_id, self.me);
         let again = match () {
             () if rivals.is_empty() => None,
-            () if above && rivals.contains(&coordinator) && contest.waited < WAITS_AGAIN_MAX => {
-                let waited = contest.waited + 1;
-                self.contest(now, registry, &worker_id).map(|contest| Contest { waited, ..contest })
+            () if above && rivals.contains(&coordinator) && now.since(contest.began_at) < WAITS_ANEW_FOR => {
+                let began_at = contest.began_at;
+                self.contest(now, registry, &worker_id).map(|contest| Contest { began_at, ..contest })
             }
-            // Those that have let go are forgotten: if one comes again, it is another one.
-            () => Some(Contest { rivals, ..contest.clone() }),
+            // Those that have let go are forgotten: if one comes again, it is another one. Whoever was below them moves up.
+            () => {
+                let sooner = contest.opened_at + self.turn(registry, &worker_id);
+                let decide_at = contest.decide_at.map(|decide_at| decide_at.min(sooner));
+                Some(Contest { rivals, decide_at, ..contest.clone() })
+            }
         };
         self.held.get_mut(&worker_id)?.contest = again;
         None
@@ -91,7 +99,7 @@ impl Desk {
         let holding = self.held.get(&worker_id)?;
         let silent = holding.heard_at.is_none_or(|heard_at| now.since(heard_at) >= HANDOVER_PATIENCE);
         if silent && self.better(registry, &worker_id) > 0 {
-            return Some(self.let_go(&worker_id));
+            return self.let_go(&worker_id);
         }
         let holding = self.held.remove(&worker_id)?;
         Some(self.hold(now, registry, worker_id, holding))
@@ -119,9 +127,11 @@ impl Desk {
     /// While this desk is full they wait for room, or for a heartbeat at another.
     pub fn adopt_orphans(&mut self, now: Time, registry: &Registry) -> Vec<Body> {
         let mut claims: BTreeMap<&str, GuestView<'_>> = BTreeMap::new();
+        // This coordinator is there, whatever its own registry makes of it.
+        let order = |view: &GuestView<'_>| (view.coordinator == self.me, preferred(view));
         for view in registry.guest_claims() {
             let best = claims.entry(view.guest.worker_id.as_str()).or_insert(view);
-            if self.rank_of(&view) > self.rank_of(best) {
+            if order(&view) > order(best) {
                 *best = view;
             }
         }
@@ -165,7 +175,7 @@ impl Desk {
         // Whoever is ranked above has decided by now, and stays only if it hears of the worker.
         let loses = self.better(registry, worker_id) > 0;
         if loses || (!heard_since && self.rivals(registry, worker_id).next().is_some()) {
-            return Some(self.let_go(worker_id));
+            return self.let_go(worker_id);
         }
         let rivals: BTreeSet<NodeId> = self.rivals(registry, worker_id).collect();
         let holding = self.held.get_mut(worker_id)?;
@@ -174,12 +184,17 @@ impl Desk {
         None
     }
 
+    /// Lets another have it. In case nobody has it after all, what is known of it stays in the tombstone.
+    fn let_go(&mut self, worker_id: &WorkerId) -> Option<Body> {
+        let holding = self.held.remove(worker_id)?;
+        Some(guest::handed_over(worker_id, holding.details))
+    }
+
     /// The contest that begins now, if others speak for a worker too.
     pub(super) fn contest(&self, now: Time, registry: &Registry, worker_id: &WorkerId) -> Option<Contest> {
         let rivals: BTreeSet<NodeId> = self.rivals(registry, worker_id).collect();
-        let turn = u32::try_from(self.better(registry, worker_id)).unwrap_or(u32::MAX).saturating_add(1);
-        let decide_at = Some(now + HANDOVER_PATIENCE.saturating_mul(turn));
-        (!rivals.is_empty()).then_some(Contest { opened_at: now, decide_at, rivals, waited: 0 })
+        let decide_at = Some(now + self.turn(registry, worker_id));
+        (!rivals.is_empty()).then_some(Contest { opened_at: now, decide_at, rivals, began_at: now })
     }
 
     /// The other coordinators that speak for a worker, and may be there.
@@ -197,14 +212,15 @@ impl Desk {
         self.rivals(registry, worker_id).filter(|rival| rank(worker_id, *rival) > mine).count()
     }
 
-    /// This coordinator is there, whatever its own registry makes of it.
-    fn rank_of(&self, view: &GuestView<'_>) -> (bool, (Presence, std::cmp::Reverse<NodeId>)) {
-        (view.coordinator == self.me, preferred(view))
+    /// How long after it has learned of the others this one decides.
+    fn turn(&self, registry: &Registry, worker_id: &WorkerId) -> Duration {
+        let place = u32::try_from(self.better(registry, worker_id)).unwrap_or(u32::MAX);
+        HANDOVER_PATIENCE.saturating_mul(place.saturating_add(1))
     }
 }
 
 /// The place of a coordinator among those who may speak for a worker: the highest is the first. It is the hash of the key
-/// that its record about the worker has, so nobody can tell which worker falls to whom without having both names.
+/// that its record about the worker has, which all compute alike, and which spreads the workers evenly.
 pub(super) fn rank(worker_id: &WorkerId, coordinator: NodeId) -> KeyHash {
     let subject = Bytes::copy_from_slice(worker_id.as_str().as_bytes());
     KeyHash::of(&RecordKey { writer: coordinator, kind: Kind::GUEST, subject })

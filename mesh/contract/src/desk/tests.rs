@@ -358,3 +358,23 @@ fn a_worker_that_this_coordinator_alone_spoke_for_is_taken_up_again_by_its_heart
     assert_eq!(office.guest("w").unwrap().details.load_percent, 50);
     assert_eq!(office.guest("w").unwrap().details.capabilities, "{\"ram\":\"8GB\"}");
 }
+
+#[test]
+fn a_worker_of_which_all_have_let_go_is_taken_up_from_what_they_left_behind_unless_it_is_really_gone() {
+    let mut office = Office::new();
+    office.said.coordinator(at(0), 2);
+    let details = guest::details(
+        &worker_id("w"),
+        &Registration::parse(agent("w").to_string().as_bytes()).unwrap(),
+        vec![ServiceName::new("llm").unwrap()],
+        &Limits::PRODUCTION,
+    );
+    let handed_over = guest::handed_over(&worker_id("w"), details.unwrap());
+    office.said.say(at(1), 2, &handed_over);
+    let body = json!({"worker_id": "w"});
+    assert_eq!(statuses(&[office.heartbeat(at(2), &body).unwrap().unwrap()]), [("w".into(), GuestStatus::Healthy)]);
+    assert_eq!(office.guest("w").unwrap().details.services.len(), 1);
+    office.desk.unregister(&office.said.registry, &worker_id("w")).unwrap();
+    office.said.say(at(3), 1, &guest::gone(&worker_id("w")));
+    assert_eq!(office.heartbeat(at(4), &body).unwrap_err().status(), 404);
+}

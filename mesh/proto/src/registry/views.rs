@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::Registry;
+use super::quota::Class;
 use super::writer::Writer;
 use crate::clock::Time;
 use crate::id::NodeId;
@@ -157,6 +158,18 @@ impl Registry {
             let guest = standing_guest(&entry.record)?;
             let view = GuestView { coordinator: *id, presence: writer.presence(), guest };
             (!self.shadows(guest)).then_some(view)
+        })
+    }
+
+    /// What coordinators that have not lapsed said last of a guest of which they say that it has gone.
+    pub fn gone_guests<'a>(&'a self, worker_id: &str) -> impl Iterator<Item = &'a Guest> + use<'a> {
+        let subject = Bytes::copy_from_slice(worker_id.as_bytes());
+        let coordinators = self.shown().filter(|(_, writer)| writer.class == Class::Coordinator);
+        coordinators.filter_map(move |(_, writer)| {
+            match &writer.entries.get(&(Kind::GUEST, subject.clone()))?.record.body {
+                Body::Guest(guest) if guest.details.status == GuestStatus::Gone => Some(guest),
+                _ => None,
+            }
         })
     }
 

@@ -208,7 +208,8 @@ impl World {
             }
             Err(ContractError::UnknownWorker { .. }) => {
                 let registry = &self.all[who].registry;
-                assert_eq!(registry.claims_of(worker_id).count(), 0, "the registry knows {worker_id}");
+                let known = registry.claims_of(worker_id).count() + usize::from(left_behind(registry, worker_id));
+                assert_eq!(known, 0, "the registry knows {worker_id}");
                 Fate::Unknown
             }
             Err(error) => panic!("{error}"),
@@ -219,6 +220,10 @@ impl World {
     pub(super) fn holders(&self, worker_id: &str) -> Vec<usize> {
         (0..self.all.len()).filter(|n| self.all[*n].up && self.all[*n].desk.seen(worker_id).is_some()).collect()
     }
+}
+
+fn left_behind(registry: &Registry, worker_id: &str) -> bool {
+    guest::left_behind(registry, &super::worker_id(worker_id)).is_some()
 }
 
 fn desk(now: u64, me: NodeId) -> Desk {

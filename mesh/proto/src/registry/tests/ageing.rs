@@ -243,11 +243,13 @@ fn what_an_absent_coordinator_said_of_guests_is_known_until_it_lapses() {
         claims
     };
     assert_eq!(claims(&registry), [(id(0), Presence::Here)]);
+    assert_eq!((registry.gone_guests("gone").count(), registry.gone_guests("agent").count()), (1, 0));
     registry.handle_timeout(now + MINUTE);
     assert!(registry.guest("agent").is_none());
     assert_eq!(claims(&registry), [(id(0), Presence::Absent)]);
     registry.handle_timeout(now + MINUTE * 11);
     assert_eq!(claims(&registry), []);
+    assert_eq!(registry.gone_guests("gone").count(), 0);
     // What it said itself it finds again after a long sleep.
     let own: Vec<&str> = registry.guests_of(&id(0)).map(|guest| guest.worker_id.as_str()).collect();
     assert_eq!(own, ["agent"]);
