@@ -32,7 +32,7 @@ use crate::cidr::Cidr;
 use crate::clock;
 use crate::members::{Arrival, Lane, Member, MemberLimits, Members};
 use crate::relays::Relays;
-use crate::snapshot::{Aliases, Snapshot};
+use crate::snapshot::{Aliases, Snapshot, Sources};
 use crate::urls::{self, ByGuest, Wanted, Way, Ways, WhyNot};
 
 /// The lanes that a node opens, and as many again while it changes them.
@@ -274,8 +274,8 @@ impl Federation {
         let before = Instant::now();
         state.registry.handle_timeout(clock::now());
         let State { members, registry, relays, ways, .. } = state;
-        let snapshot =
-            Snapshot::new(members, registry, relays, ways, &self.loads, &*self.policy, &self.aliases, self.shards);
+        let sources = Sources { members, registry, relays, ways };
+        let snapshot = Snapshot::new(sources, &self.loads, &*self.policy, &self.aliases, self.shards);
         self.snapshot.store(Arc::new(snapshot));
         state.took = before.elapsed();
         let generation = state.registry.generation();
