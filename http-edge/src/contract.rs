@@ -48,12 +48,13 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Records about one worker in one answer.
 const RECORDS_MAX: usize = 4;
 
-/// Answers a call. `here` is the URL under which the client can call again.
+/// Answers a call. `here` is the URL under which the client can call again, `request_id` names the request.
 pub(crate) async fn answer(
     shard: &Rc<Shard>,
     call: Result<Call, ContractError>,
     method: &Method,
     here: &str,
+    request_id: &HeaderValue,
     body: Incoming,
 ) -> Answer {
     let call = match call {
@@ -64,26 +65,13 @@ pub(crate) async fn answer(
             response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
             return Ok(response);
         }
-        Err(error) => return Err(problem(&error)),
+        Err(error) => return Err(Box::new(Problem::from(&error))),
     };
     if !call.writes() {
-        return read(shard, &call, here).map_err(|error| problem(&error));
+        return read(shard, &call, here).map_err(|error| Box::new(Problem::from(&error)));
     }
-    let body = body_of(body).await.map_err(|error| problem(&error))?;
-    write(shard, &call, here, body).await.map_err(|error| problem(&error))
-}
-
-/// An error of the contract as problem+json.
-fn problem(error: &ContractError) -> Box<Problem> {
-    let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut problem = Problem::new(status, error.code(), error.title(), error.to_string());
-    if let Some(after) = error.retry_after() {
-        problem = problem.retry_after(after);
-    }
-    if let Some(allow) = error.allow() {
-        problem = problem.allow(allow);
-    }
-    Box::new(problem)
+    let body = body_of(body).await.map_err(|error| Box::new(Problem::from(&error)))?;
+    write(shard, &call, (here, request_id), body).await.map_err(|error| Box::new(Problem::from(&error)))
 }
 
 async fn body_of(body: Incoming) -> Result<Bytes, ContractError> {
@@ -143,7 +131,7 @@ fn plain(value: &impl Serialize) -> Response<ResponseBody> {
 async fn write(
     shard: &Rc<Shard>,
     call: &Call,
-    here: &str,
+    as_asked: (&str, &HeaderValue),
     mut body: Bytes,
 ) -> Result<Response<ResponseBody>, ContractError> {
     // What is wrong for everybody need not bother a coordinator.
@@ -188,7 +176,7 @@ async fn write(
             continue;
         };
         tried.insert(tunnel.node());
-        match timeout(left.min(COORDINATOR_WITHIN), ask(shard, &tunnel, call, here, body.clone())).await {
+        match timeout(left.min(COORDINATOR_WITHIN), ask(shard, &tunnel, call, as_asked, body.clone())).await {
             Ok(Ok(mut answer)) => {
                 if let Some(tunnel_url) = &tunnel_url {
                     answer.body = corrected(answer.body, tunnel_url, &shard.common.settings.urls);
@@ -243,9 +231,15 @@ enum NoAnswer {
     Body(Box<dyn std::error::Error + Send + Sync>),
 }
 
-async fn ask(shard: &Rc<Shard>, tunnel: &Tunnel, call: &Call, here: &str, body: Bytes) -> Result<Answered, NoAnswer> {
-    let request = RequestId(shard.random.borrow_mut().u128(..));
-    let stream = streams::open(tunnel, StreamKind::Contract, None, request).await?;
+async fn ask(
+    shard: &Rc<Shard>,
+    tunnel: &Tunnel,
+    call: &Call,
+    (here, request_id): (&str, &HeaderValue),
+    body: Bytes,
+) -> Result<Answered, NoAnswer> {
+    let number = RequestId(shard.random.borrow_mut().u128(..));
+    let stream = streams::open(tunnel, StreamKind::Contract, None, number).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let exchange = async {
         let (method, path) = call.line();
@@ -256,6 +250,7 @@ async fn ask(shard: &Rc<Shard>, tunnel: &Tunnel, call: &Call, here: &str, body: 
         if let Ok(host) = HeaderValue::from_str(host) {
             request.headers_mut().insert(HOST, host);
         }
+        request.headers_mut().insert(routes::X_REQUEST_ID, request_id.clone());
         let (head, body) = sender.send_request(request).await?.into_parts();
         let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(NoAnswer::Body)?;
         Ok::<_, NoAnswer>((head, body.to_bytes()))

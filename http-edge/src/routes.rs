@@ -15,7 +15,7 @@ use crate::head_guard::Framing;
 use crate::shard::Shard;
 use crate::views;
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What our own endpoints answer to.
 const READ_ONLY: &str = "GET, HEAD, OPTIONS";
 
@@ -44,9 +44,12 @@ pub(crate) async fn answer(
             // What the entry says of itself is more than the contract asks for.
             None | Some(Ok(Call::Health)) => finish(shard, &request, own(shard, client, &request)),
             Some(call) => {
-                let (parts, body) = request.into_parts();
+                let (mut parts, body) = request.into_parts();
+                // One name for the coordinator's log, the answer, and the client.
+                let (id, _) = request_id(&parts.headers, &mut shard.random.borrow_mut());
+                parts.headers.insert(X_REQUEST_ID, id.clone());
                 let here = here(shard, client, &parts.headers);
-                let answer = contract::answer(shard, call, &parts.method, &here, body).await;
+                let answer = contract::answer(shard, call, &parts.method, &here, &id, body).await;
                 finish(shard, &Request::from_parts(parts, ()), answer)
             }
         },

@@ -7,6 +7,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ::http::HeaderValue;
 use bytes::Bytes;
 use hedgerow_contract::desk::{Elsewhere, HEARTBEAT_HOPS_MAX, Heard, HeartbeatAnswer, Registered, Unregistered};
 use hedgerow_contract::request::{Heartbeat, Registration};
@@ -92,6 +93,10 @@ impl Contract {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn random(&self) -> MutexGuard<'_, fastrand::Rng> {
+        self.random.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What the desk makes of something, with the registry before it.
     fn at_desk<T>(&self, act: impl FnOnce(&mut Desk, hedgerow_proto::clock::Time, &Registry) -> T) -> T {
         let mut desk = self.desk();
@@ -122,7 +127,7 @@ impl Contract {
         }
         let mut elsewhere = if asked.hops == 0 && !asked.take_over { Elsewhere::Ask } else { Elsewhere::TakeOver };
         loop {
-            let random = || self.random.lock().unwrap_or_else(PoisonError::into_inner).u64(..);
+            let random = || self.random().u64(..);
             let registered =
                 self.at_desk(|desk, now, registry| desk.register(now, registry, &registration, elsewhere, random))?;
             match registered {
@@ -402,7 +407,10 @@ impl Contract {
         };
         let (status, body) = match outcome {
             Ok(Answer { status, body, .. }) => (status, body.to_vec()),
-            Err(error) => (error.status(), http::problem(&error).to_vec()),
+            Err(error) => {
+                let id = HeaderValue::from(self.random().u64(..));
+                (error.status(), http::refused(&error, &id).into_body().to_vec())
+            }
         };
         // The neighbour may not wait any more.
         let _ = answer.send((status, body));

@@ -13,7 +13,7 @@ use std::time::Duration;
 use hedgerow_contract::RECORDS_HEADER;
 use hedgerow_http::{
     Candidate, Cors, Directory, ForwardConfig, Forwarder, Loads, Offer, Peer, Problem, ResponseBody, Scheme, Stats,
-    is_routed,
+    is_routed, request_id,
 };
 use hedgerow_process::exit::Failure;
 use hedgerow_proto::frame::Hello;
@@ -179,21 +179,25 @@ async fn answer(forwarder: &Forwarder<OwnServices>, peer: &Peer, request: Reques
         },
         None => request,
     };
-    let path = request.uri().path();
-    match (path, request.method()) {
+    let mut random = fastrand::Rng::with_seed(forwarder.directory().node.seed());
+    let (id, _) = request_id(request.headers(), &mut random);
+    let refused = |problem: Problem| problem.request_id(String::from_utf8_lossy(id.as_bytes())).into_response();
+    let mut response = match (request.uri().path(), request.method()) {
         ("/health", &Method::GET | &Method::HEAD) => forwarder.directory().health(),
         ("/mesh/registry", &Method::GET | &Method::HEAD) => forwarder.directory().registry(),
         ("/health" | "/mesh/registry", _) => {
             let detail = "it can be read and nothing else";
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed", detail)
-                .allow("GET, HEAD")
-                .into_response()
+            let problem =
+                Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed", detail);
+            refused(problem.allow("GET, HEAD"))
         }
         _ => {
             let detail = "a node serves /service/NAME/… for its own services, /health and /mesh/registry";
-            Problem::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail).into_response()
+            refused(Problem::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail))
         }
-    }
+    };
+    cors.apply(origin.as_ref(), response.headers_mut());
+    response
 }
 
 /// This node's services, as the forwarding sees them.

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use hedgerow_contract::ContractError;
 use hedgerow_proto::retry::{Attempt, Outcome};
 use hedgerow_proto::route::RouteError;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
@@ -181,9 +183,14 @@ impl Problem {
 
     /// The answer.
     pub fn into_response(self) -> Response<ResponseBody> {
+        self.into_bytes().map(ResponseBody::full)
+    }
+
+    /// The answer, with its body as it is written.
+    pub fn into_bytes(self) -> Response<Bytes> {
         // Strings and numbers: there is nothing in it that could fail.
         let body = serde_json::to_vec(&self).unwrap_or_default();
-        let mut response = Response::new(ResponseBody::full(body));
+        let mut response = Response::new(Bytes::from(body));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -195,6 +202,14 @@ impl Problem {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
         }
         response
+    }
+}
+
+impl From<&ContractError> for Problem {
+    fn from(error: &ContractError) -> Self {
+        let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let problem = Self::new(status, error.code(), error.title(), error.to_string());
+        Self { retry_after: error.retry_after(), allow: error.allow(), ..problem }
     }
 }
 

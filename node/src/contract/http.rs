@@ -9,9 +9,10 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use hedgerow_contract::request::BODY_BYTES_MAX;
 use hedgerow_contract::{ContractError, RECORDS_HEADER, endpoint};
+use hedgerow_http::{Problem, request_id};
 use hedgerow_tunnel::BoxStream;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, RETRY_AFTER};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -20,6 +21,7 @@ use tracing::debug;
 
 use super::{Answer, Asked, Contract};
 
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// How long whoever asks may take to say what it wants.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a body may take.
@@ -33,6 +35,7 @@ impl Contract {
         scheme: &str,
     ) -> Result<Response<Bytes>, Request<Incoming>> {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let (id, _) = request_id(request.headers(), &mut self.random());
         let call = match endpoint(method.as_str(), &path) {
             None => return Err(request),
             Some(Err(ContractError::MethodNotAllowed { allow, .. })) if method == Method::OPTIONS => {
@@ -41,20 +44,22 @@ impl Contract {
                 response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
                 return Ok(response);
             }
-            Some(Err(error)) => return Ok(refused(&error)),
+            Some(Err(error)) => return Ok(refused(&error, &id)),
             Some(Ok(call)) => call,
         };
         let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let base_url = if host.is_empty() { String::new() } else { format!("{scheme}://{host}") };
         let body = match body_of(request.into_body()).await {
             Ok(body) => body,
-            Err(error) => return Ok(refused(&error)),
+            Err(error) => return Ok(refused(&error, &id)),
         };
         let asked = Asked { base_url, body, ..Asked::default() };
-        Ok(match self.answer(&call, &asked).await {
+        let mut response = match self.answer(&call, &asked).await {
             Ok(answer) => answered(answer),
-            Err(error) => refused(&error),
-        })
+            Err(error) => refused(&error, &id),
+        };
+        response.headers_mut().insert(X_REQUEST_ID, id);
+        Ok(response)
     }
 }
 
@@ -85,25 +90,9 @@ fn answered(Answer { status, body, records }: Answer) -> Response<Bytes> {
 }
 
 /// An error as problem+json (RFC 9457).
-pub(super) fn problem(error: &ContractError) -> Bytes {
-    let problem = serde_json::json!({
-        "title": error.title(),
-        "status": error.status(),
-        "code": error.code(),
-        "detail": error.to_string(),
-    });
-    problem.to_string().into()
-}
-
-fn refused(error: &ContractError) -> Response<Bytes> {
-    let mut response = answered(Answer { status: error.status(), body: problem(error), records: Vec::new() });
-    if let Some(after) = error.retry_after() {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(after.as_secs()));
-    }
-    if let Some(allow) = error.allow() {
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
-    }
-    response
+pub(super) fn refused(error: &ContractError, request_id: &HeaderValue) -> Response<Bytes> {
+    let id = String::from_utf8_lossy(request_id.as_bytes());
+    Problem::from(error).request_id(id).into_bytes()
 }
 
 /// Serves an entry's stream.
