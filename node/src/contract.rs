@@ -416,9 +416,9 @@ impl Contract {
         let _ = answer.send((status, body));
     }
 
-    /// Whether it speaks for any agent.
-    pub fn speaks_for_any(&self) -> bool {
-        !self.desk().is_empty()
+    /// For how many agents it speaks.
+    pub fn agents(&self) -> usize {
+        self.desk().len()
     }
 
     /// Hands the agents over to other coordinators: this node is about to leave.

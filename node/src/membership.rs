@@ -13,7 +13,7 @@ use hedgerow_process::exit::Failure;
 use hedgerow_proto::id::FederationId;
 use hedgerow_proto::limits::Limits;
 use hedgerow_proto::record::{Candidacy, Hardware, Home, NodeRecord, Roles};
-use hedgerow_proto::registry::Source;
+use hedgerow_proto::registry::{Registry, Source};
 use hedgerow_tunnel::{DialConfig, DrainState, Services, tuning};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -23,8 +23,10 @@ use crate::contract::Contract;
 use crate::identity::Identity;
 use crate::mesh::addresses::Reach;
 use crate::mesh::{Mesh, MeshConfig};
+use crate::node::role_word;
 use crate::services::LocalServices;
 use crate::settings::MeshListen;
+use crate::status::MeshStatus;
 
 mod offered;
 
@@ -176,10 +178,25 @@ impl Membership {
         self.config.clone()
     }
 
+    /// How it stands on the mesh.
+    pub fn status(&self) -> MeshStatus {
+        let (mesh, roles) = (&self.mesh, self.mesh.roles());
+        let digest = || mesh.replica.read(Registry::digest).to_string();
+        MeshStatus {
+            federation: mesh.federation.to_string(),
+            role: role_word(roles).to_owned(),
+            home: mesh.attached.borrow().map(|home| home.to_string()),
+            coordinators: mesh.host_status().coordinators.len(),
+            workers: mesh.workers.count(),
+            agents: self.contract.agents(),
+            digest: roles.coordinates().then(digest),
+        }
+    }
+
     /// Signs the Leave that the tunnels pass on. One that still speaks for agents does not say it: that would be the end of them
     /// too, and they never register again. Others take them over when its lease has run out.
     pub fn leave(&self) {
-        if self.contract.speaks_for_any() {
+        if self.contract.agents() > 0 {
             return info!("this coordinator speaks for agents that nobody took over: it goes without a word");
         }
         match self.replica.leave() {

@@ -24,7 +24,9 @@ use crate::mesh::Mesh;
 use crate::mesh::addresses::Reach;
 use crate::registry_view::RegistryView;
 use crate::services::{LocalService, LocalServices};
-use crate::status::{EntryStatus, HardwareStatus, LeaveProgress, ServiceStatus, Stage, Status, TunnelStage};
+use crate::status::{
+    EntryStatus, HardwareStatus, LeaveProgress, MeshStatus, ServiceStatus, Stage, Status, TunnelStage,
+};
 
 /// What every part of the node may know.
 pub struct Node {
@@ -170,6 +172,17 @@ impl Node {
         membership.mesh.roles().coordinates().then(|| membership.contract.clone())
     }
 
+    /// What it is now: in one federation it may have been elected.
+    fn roles(&self) -> Roles {
+        let elected = self.meshes().into_iter().map(|mesh| mesh.roles()).find(|roles| *roles != self.profile.roles);
+        elected.unwrap_or(self.profile.roles)
+    }
+
+    fn mesh_status(&self) -> Vec<MeshStatus> {
+        let memberships = self.memberships.lock().unwrap_or_else(PoisonError::into_inner);
+        memberships.values().map(Membership::status).collect()
+    }
+
     /// The addresses at which other coordinators can dial it.
     pub fn mesh_addresses(&self) -> Vec<String> {
         let listening = |mesh: Arc<Mesh>| mesh.host_status().listening;
@@ -232,7 +245,7 @@ impl control::Node for Node {
         Status {
             node_id: self.identity.key().id().to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            role: role_word(self.profile.roles).to_owned(),
+            role: role_word(self.roles()).to_owned(),
             location: self.profile.location.clone(),
             hardware: Some(HardwareStatus::of(&self.profile.hardware)),
             pid: std::process::id(),
@@ -244,6 +257,7 @@ impl control::Node for Node {
             },
             listen: self.listen().map(|address| address.to_string()),
             mesh_listen: self.mesh_addresses(),
+            mesh: self.mesh_status(),
             requests: services.iter().map(|service| service.requests).sum(),
             requests_running: services.iter().map(|service| service.in_use).sum(),
             entries: self.entries().into_iter().map(entry_status).collect(),

@@ -7,8 +7,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 mod hardware;
+mod mesh;
 
 pub use hardware::{GpuStatus, HardwareStatus};
+pub use mesh::MeshStatus;
 
 /// The answer to `status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,6 +39,9 @@ pub struct Status {
     /// The multiaddrs at which other coordinators can dial it.
     #[serde(default)]
     pub mesh_listen: Vec<String>,
+    /// Its part on the mesh, one for each federation.
+    #[serde(default)]
+    pub mesh: Vec<MeshStatus>,
     /// Requests taken since it started.
     pub requests: u64,
     /// Requests running now.
@@ -185,6 +190,9 @@ impl Status {
         for address in &self.mesh_listen {
             let _ = writeln!(out, "  listening for coordinators on {address}");
         }
+        for mesh in &self.mesh {
+            let _ = writeln!(out, "  {mesh}");
+        }
         let _ = writeln!(out, "  {} taken, {} running", plural(self.requests, "request"), self.requests_running);
         let _ = writeln!(out, "\n{}", self.entries_table());
         if self.services.is_empty() {
@@ -307,6 +315,7 @@ mod tests {
             uptime_ms: 61_000,
             stage: Stage::Running,
             mesh_listen: vec!["/ip4/192.168.1.5/udp/4001/quic-v1".into()],
+            mesh: vec![],
             listen: None,
             requests: 1,
             requests_running: 0,

@@ -1,0 +1,71 @@
+//! What a node says of its part on the mesh of a federation.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::plural;
+
+/// Its part in one federation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeshStatus {
+    /// The federation, 64 hexadecimal digits.
+    pub federation: String,
+    /// What the node is there now: `worker`, `coordinator` or `both`.
+    pub role: String,
+    /// The coordinator that has taken a worker in.
+    pub home: Option<String>,
+    /// Coordinators that are connected.
+    pub coordinators: usize,
+    /// Workers that are at home here.
+    pub workers: usize,
+    /// Agents of the existing contract for which it speaks.
+    pub agents: usize,
+    /// The digest of a coordinator's registry: equal digests mean equal registries.
+    pub digest: Option<String>,
+}
+
+impl fmt::Display for MeshStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let short = |id: &str| id.chars().take(8).collect::<String>();
+        match (&self.digest, &self.home) {
+            (Some(digest), _) => write!(
+                f,
+                "connected to {}, home to {}, speaks for {}, registry {}",
+                plural(self.coordinators as u64, "other coordinator"),
+                plural(self.workers as u64, "worker"),
+                plural(self.agents as u64, "agent"),
+                short(digest)
+            ),
+            (None, Some(home)) => write!(f, "at home with coordinator {}", short(home)),
+            (None, None) => f.write_str("at home with no coordinator yet"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_where_a_node_stands() {
+        let worker = MeshStatus {
+            federation: "ab".repeat(32),
+            role: "worker".into(),
+            home: Some("cd".repeat(32)),
+            coordinators: 0,
+            workers: 0,
+            agents: 0,
+            digest: None,
+        };
+        assert_eq!(worker.to_string(), "at home with coordinator cdcdcdcd");
+        let alone = MeshStatus { home: None, ..worker.clone() };
+        assert_eq!(alone.to_string(), "at home with no coordinator yet");
+        let digest = Some("ef".repeat(32));
+        let coordinator = MeshStatus { home: None, coordinators: 2, workers: 1, digest, ..worker };
+        assert_eq!(
+            coordinator.to_string(),
+            "connected to 2 other coordinators, home to 1 worker, speaks for 0 agents, registry efefefef"
+        );
+    }
+}
