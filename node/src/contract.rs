@@ -13,7 +13,7 @@ use hedgerow_contract::desk::{Elsewhere, HEARTBEAT_HOPS_MAX, Heard, HeartbeatAns
 use hedgerow_contract::request::{Heartbeat, Registration};
 use hedgerow_contract::{Call, ContractError, Desk, DeskConfig, Views, WorkerId, url};
 use hedgerow_mesh::host::IncomingCall;
-use hedgerow_mesh::replica::GuestNews;
+use hedgerow_mesh::replica::{GuestNews, SUSPEND_MIN};
 use hedgerow_proto::id::{NodeId, ServiceName};
 use hedgerow_proto::peer::{Call as PeerCall, PeerRequest, PeerResponse};
 use hedgerow_proto::record::Body;
@@ -343,7 +343,7 @@ impl Contract {
             info!(agents = resumed, "this coordinator speaks for agents from before it was restarted");
         }
         let (mut changes, mut news) = (self.mesh.replica.changes(), self.mesh.replica.guest_news());
-        let mut there = Vec::new();
+        let (mut there, mut suspended) = (Vec::new(), self.mesh.replica.suspended());
         loop {
             let (due, _) = self.desk().poll_timeout();
             let pause = due.since(self.mesh.replica.now());
@@ -361,6 +361,11 @@ impl Contract {
                 }
             }
             changes.mark_unchanged();
+            let asleep = self.mesh.replica.suspended();
+            if asleep.saturating_sub(suspended) >= SUSPEND_MIN {
+                self.at_desk(|desk, now, _| desk.suspended(now));
+            }
+            suspended = asleep;
             if !self.mesh.roles().coordinates() {
                 continue;
             }

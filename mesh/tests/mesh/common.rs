@@ -8,8 +8,11 @@ use hedgerow_mesh::data_dir::DataDir;
 use hedgerow_mesh::host::{Host, HostConfig, HostHandle, IncomingCall, Multiaddr, Part, Replication, keypair};
 use hedgerow_mesh::replica::{Replica, ReplicaConfig};
 use hedgerow_proto::id::{FederationId, NodeId};
+use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::limits::Limits;
-use hedgerow_proto::record::{Body, Guest, GuestDetails, GuestStatus, NodeRecord, Roles};
+use hedgerow_proto::record::{
+    Attachment, AttachmentState, Body, Guest, GuestDetails, GuestStatus, Home, NodeRecord, Roles, Signed, Version,
+};
 use hedgerow_proto::registry::{Digest, Registry, Source};
 use tokio::sync::mpsc;
 
@@ -128,6 +131,19 @@ impl Coordinator {
     /// Speaks for an agent: something that changes the registry.
     pub(crate) fn say_guest(&self, worker_id: &str) {
         self.replica.say(guest(worker_id)).unwrap();
+    }
+
+    /// Takes the n-th worker in, as its home does: the worker's own record, and the attachment.
+    pub(crate) fn take_in_worker(&self, n: u32) {
+        let mut seed = [0xbb; 32];
+        seed[..4].copy_from_slice(&n.to_be_bytes());
+        let key = SecretKey::from_seed(seed);
+        let home = Some(Home { coordinator: self.node(), home_seq: 1 });
+        let body = Body::Node(NodeRecord { home, ..record(Roles::Worker, &[]) });
+        let signed = Signed::sign(&key, FEDERATION, 1, Version { epoch: 1, seq: 1 }, &body).unwrap();
+        self.replica.insert(signed.bytes().clone(), Source::Direct(None)).unwrap();
+        let attachment = Attachment { worker: key.id(), home_seq: 1, state: AttachmentState::Attached };
+        self.replica.say(Body::Attachment(attachment)).unwrap();
     }
 
     pub(crate) fn knows_guest(&self, worker_id: &str) -> bool {

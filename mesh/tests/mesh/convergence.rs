@@ -3,7 +3,7 @@
 use hedgerow_mesh::host::Replication;
 use hedgerow_proto::peer::{Call, PeerRequest, PeerResponse};
 use hedgerow_proto::record::Kind;
-use hedgerow_proto::registry::{Presence, Registry};
+use hedgerow_proto::registry::{Presence, Reach, Registry};
 
 use crate::common::{Coordinator, PATIENCE, until_equal};
 
@@ -178,4 +178,39 @@ async fn kademlia_finds_who_knows_providers_of_a_service() {
     let other = hedgerow_proto::id::ServiceName::new("other").unwrap();
     assert!(all[0].host.providers(other, PATIENCE).await.is_empty());
     assert!(all[0].replica.read(Registry::len) > 0);
+}
+
+/// Workers at each of ten coordinators. Their control connections are the `node` crate's matter; here are their records, as
+/// their homes take them in.
+const WORKERS_EACH: usize = 200;
+
+#[tokio::test]
+async fn two_thousand_workers_at_ten_coordinators_are_known_to_all_and_then_nothing_more_is_said() {
+    let all = Coordinator::start_many(10, Replication::Both).await;
+    let views: Vec<_> = all.iter().collect();
+    until_equal(&views, 10 * RECORDS_EACH).await;
+    for (n, home) in all.iter().enumerate() {
+        home.until_connected(9).await;
+        for worker in 0..WORKERS_EACH {
+            home.take_in_worker((n * WORKERS_EACH + worker) as u32);
+        }
+    }
+    until_equal(&views, 10 * (RECORDS_EACH + 2 * WORKERS_EACH)).await;
+    let routable =
+        |registry: &Registry| registry.workers().filter(|worker| matches!(worker.reach, Reach::ViaHome(_))).count();
+    for one in &all {
+        assert_eq!(one.replica.read(Registry::len), 10 * (RECORDS_EACH + 2 * WORKERS_EACH));
+        one.until("all workers can be reached", |registry| routable(registry) == 10 * WORKERS_EACH).await;
+    }
+    // Workers say nothing more while nothing changes: a whole round of synchronisation moves no record, whatever their number.
+    let mut hurried: Vec<_> = all.iter().map(|one| one.replica.hurry()).collect();
+    for one in &all[1..] {
+        all[0].host.synchronise(one.node(), PATIENCE).await;
+    }
+    for one in &mut hurried {
+        while let Ok(record) = one.try_recv() {
+            // The second byte is the kind: leases are renewed by coordinators, for as long as they are here.
+            assert_eq!(record[1], Kind::LEASE.0, "something was gossiped while nothing changed");
+        }
+    }
 }

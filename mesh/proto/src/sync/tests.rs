@@ -219,3 +219,16 @@ fn a_peer_that_plays_for_time_is_cut_off() {
     };
     assert_eq!(error, SyncError::TooLong);
 }
+
+#[test]
+fn equal_registries_cost_the_same_however_large_they_are() {
+    let costs = |records: &[Signed]| {
+        let (mut one, mut two) = (of(records), of(records));
+        let (first, second) = synchronise(at(MINUTE), &mut one, &mut two);
+        assert_eq!(first.records_sent + second.records_sent, 0);
+        first.bytes_sent + second.bytes_sent
+    };
+    let crowd = crowd();
+    assert_eq!(costs(crowd), costs(&crowd[..2]));
+    assert!(costs(crowd) < 64, "{} bytes", costs(crowd));
+}
