@@ -19,6 +19,8 @@ use crate::terminal::human;
 const AGENTS: usize = 60;
 /// Agents that are under way while a coordinator dies.
 const AGENTS_AT_A_DEATH: usize = 8;
+/// How long an agent waits for the answer to its heartbeat.
+const AGENTS_PATIENCE: Duration = Duration::from_secs(5);
 /// The service that all agents here offer, and a native worker too: so somebody offers it wherever one asks.
 const SERVICE: &str = "kit";
 
@@ -82,7 +84,9 @@ impl World {
 
 /// One thing that an agent or its client asks, and the door at which it asks.
 async fn step(door: SocketAddr, what: &str, question: hyper::Request<crate::client::Sent>) -> Result<Answer> {
+    let begin = Instant::now();
     let answer = ask(door, question).await.with_context(|| format!("{what} at {door}"))?;
+    must!(begin.elapsed() < AGENTS_PATIENCE, "{what} at {door} was answered after {:?}", begin.elapsed());
     must!(answer.status == 200, "{what} at {door} was answered {}", answer.summary());
     Ok(answer)
 }
