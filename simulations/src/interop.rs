@@ -17,6 +17,7 @@ use crate::binaries::Binaries;
 use crate::federation::Lab;
 use crate::terminal::{Style, human, say};
 
+mod agents;
 mod bodies;
 mod capacity;
 mod command_line;
@@ -29,6 +30,7 @@ pub(crate) mod peers;
 mod raw;
 mod retries;
 mod streams;
+mod url_guard;
 
 /// Longer than any check takes; one that hangs is a failure and not a hang of CI.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(120);
@@ -114,6 +116,8 @@ pub fn checks() -> Vec<Check> {
         hostile::checks(),
         command_line::checks(),
         contract::checks(),
+        agents::checks(),
+        url_guard::checks(),
     ];
     groups.into_iter().flatten().collect()
 }

@@ -68,4 +68,5 @@ promises! {
     agents_are_known_at_every_door: "contract-anywhere",
     a_coordinator_that_dies_between_two_steps_is_not_noticed: "contract-killed-between",
     an_agent_that_was_silent_comes_back_and_one_that_is_gone_does_not: "contract-silence",
+    private_addresses_are_never_asked: "url-guard",
 }
