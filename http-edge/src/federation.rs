@@ -84,6 +84,13 @@ pub(crate) struct Place {
     address: Option<IpAddr>,
 }
 
+impl Place {
+    /// Whose tunnel it is.
+    pub(crate) fn node(&self) -> NodeId {
+        self.tunnel.node()
+    }
+}
+
 impl Federation {
     /// Nobody yet. `admission` says who may join, `policy` who may answer for a bare name.
     pub(crate) fn new(
@@ -191,6 +198,19 @@ impl Federation {
         Ok(Place { tunnel, address })
     }
 
+    /// A node is leaving: no new requests, and no calls. Whether it is a coordinator, which may have handed something over.
+    pub(crate) fn stops_calling(&self, place: &Place) -> bool {
+        let mut state = self.state();
+        let (node, incarnation) = (place.node(), place.tunnel.incarnation());
+        let coordinates =
+            state.members.node(&node).is_some_and(|member| !member.leaving && member.record.roles.coordinates());
+        if coordinates && state.members.leave(&node, incarnation) {
+            info!(node = %node.short(), "a coordinator is leaving");
+            self.changed(&mut state);
+        }
+        coordinates
+    }
+
     /// Something happened on a tunnel. Breaks after the last of it.
     pub(crate) fn heard(&self, place: &Place, event: TunnelEvent) -> ControlFlow<()> {
         let tunnel = &place.tunnel;
@@ -212,12 +232,14 @@ impl Federation {
                 record.node().is_some_and(hear)
             }
             TunnelEvent::Leave(signed, _) => {
-                let news = members.leave(&node, tunnel.incarnation());
-                if news {
+                if members.leave(&node, tunnel.incarnation()) {
                     info!(node = %node.short(), "a node is leaving");
+                }
+                let current = members.node(&node).is_some_and(|member| member.incarnation == tunnel.incarnation());
+                if current {
                     insert(signed);
                 }
-                news
+                current
             }
             TunnelEvent::Closed(closed) => {
                 let was_here = members.closed(&node, tunnel.lane(), tunnel.id());
