@@ -26,6 +26,7 @@ mod faults;
 mod files;
 mod hostile;
 mod https;
+mod mesh;
 pub(crate) mod peers;
 mod raw;
 mod retries;
@@ -118,6 +119,7 @@ pub fn checks() -> Vec<Check> {
         contract::checks(),
         agents::checks(),
         url_guard::checks(),
+        mesh::checks(),
     ];
     groups.into_iter().flatten().collect()
 }

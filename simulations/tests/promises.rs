@@ -69,4 +69,7 @@ promises! {
     a_coordinator_that_dies_between_two_steps_is_not_noticed: "contract-killed-between",
     an_agent_that_was_silent_comes_back_and_one_that_is_gone_does_not: "contract-silence",
     private_addresses_are_never_asked: "url-guard",
+    coordinators_agree_right_after_the_last_join: "mesh-agrees",
+    a_coordinator_that_was_away_catches_up: "mesh-catches-up",
+    a_coordinator_that_has_lost_its_registry_is_back_in_seconds: "mesh-wiped",
 }
