@@ -243,7 +243,7 @@ impl Replica {
         let outcome = self.change(|shared, state, now| {
             judge(&state.registry, &record).map_err(NotTaken::Objection)?;
             let outcome = state.registry.insert(now, signed.clone(), source).map_err(NotTaken::Refused)?;
-            shared.met_record(state, now, &record);
+            shared.met_record(state, now, &record, outcome.is_news());
             Ok(outcome)
         })?;
         if outcome.is_news() {
@@ -273,7 +273,7 @@ impl Replica {
                 if signed.writer() == shared.data_dir.id()
                     && let Ok(record) = signed.read(state.registry.federation(), state.registry.limits())
                 {
-                    shared.met_record(state, now, &record);
+                    shared.met_record(state, now, &record, true);
                 }
             }
             Ok(())
@@ -492,9 +492,11 @@ impl Shared {
         Ok(())
     }
 
-    /// Looks whether a record is this node's own and above what it says: then it speaks above it, or stops.
-    fn met_record(&self, state: &mut State, now: Time, record: &Record) {
-        match state.voice.meet(now, record) {
+    /// Looks whether a record is this node's own and above what it says: then it speaks above it, or stops. One that was `taken`
+    /// into the registry stands where something of this process did, if it has something to say there.
+    fn met_record(&self, state: &mut State, now: Time, record: &Record, taken: bool) {
+        let displaced = taken && state.says.contains_key(&(record.body.kind(), record.body.subject().to_vec()));
+        match state.voice.meet(now, record, displaced) {
             Ok(Meeting::Nothing) => {}
             Ok(Meeting::Above { epoch }) => {
                 if let Err(error) = self.jump(state, now, epoch) {

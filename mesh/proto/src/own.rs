@@ -3,7 +3,8 @@
 //! ```text
 //!   start        the epoch is raised on disk, then used                    (epoch 7, seq 0)
 //!   sign         each record takes the next place                          (7, 1) (7, 2) …
-//!   meet         a record of its own key with a place that is not below: a lost disk, or a second process.
+//!   meet         a record of its own key with a place that is not below, or that has displaced one of this process: a lost
+//!                disk, or a second process.
 //!                The epoch is raised on disk above it, then used           (12, 0); everything is signed again
 //!   three jumps in a minute over the same other incarnation:               stop, the key is in use elsewhere
 //! ```
@@ -96,9 +97,12 @@ impl Voice {
         Ok(signed)
     }
 
-    /// Looks at a record that has come in from elsewhere.
-    pub fn meet(&mut self, now: Time, record: &Record) -> Result<Meeting, KeyInUse> {
-        if record.writer != self.node() || record.incarnation == self.incarnation || record.version < self.last {
+    /// Looks at a record that has come in from elsewhere. `displaced`: it has taken the place of one that this process said. It may
+    /// do so from below the last place, but not from an earlier epoch: in each one everything is said again.
+    pub fn meet(&mut self, now: Time, record: &Record, displaced: bool) -> Result<Meeting, KeyInUse> {
+        let another = record.writer == self.node() && record.incarnation != self.incarnation;
+        let displaced = displaced && record.version.epoch >= self.last.epoch;
+        if !another || (record.version < self.last && !displaced) {
             return Ok(Meeting::Nothing);
         }
         while self.jumps.front().is_some_and(|&(at, _)| now.since(at) >= JUMPS_WITHIN) {
@@ -147,13 +151,13 @@ mod tests {
         let mut before = voice(1, 40);
         let old = say(&mut before);
         let mut now = voice(2, 1);
-        assert_eq!(now.meet(at(Duration::ZERO), &old), Ok(Meeting::Above { epoch: 40 }));
+        assert_eq!(now.meet(at(Duration::ZERO), &old, false), Ok(Meeting::Above { epoch: 40 }));
         now.jump(at(Duration::ZERO), 41);
         let new = say(&mut now);
         assert!(new.version > old.version);
         // That it meets again, many times, means nothing now.
-        assert_eq!(now.meet(at(Duration::ZERO), &old), Ok(Meeting::Nothing));
-        assert_eq!(now.meet(at(Duration::ZERO), &new), Ok(Meeting::Nothing));
+        assert_eq!(now.meet(at(Duration::ZERO), &old, false), Ok(Meeting::Nothing));
+        assert_eq!(now.meet(at(Duration::ZERO), &new, false), Ok(Meeting::Nothing));
     }
 
     #[test]
@@ -161,14 +165,25 @@ mod tests {
         let old = say(&mut voice(1, 1));
         let mut now = voice(2, 1);
         say(&mut now);
-        assert_eq!(now.meet(at(Duration::ZERO), &old), Ok(Meeting::Above { epoch: 1 }));
+        assert_eq!(now.meet(at(Duration::ZERO), &old, false), Ok(Meeting::Above { epoch: 1 }));
+    }
+
+    #[test]
+    fn what_displaces_a_word_of_this_process_is_above_wherever_it_stands() {
+        let old = say(&mut voice(1, 1));
+        let mut now = voice(2, 1);
+        (0..9).for_each(|_| drop(say(&mut now)));
+        assert_eq!(now.meet(at(Duration::ZERO), &old, false), Ok(Meeting::Nothing));
+        assert_eq!(now.meet(at(Duration::ZERO), &old, true), Ok(Meeting::Above { epoch: 1 }));
+        now.jump(at(Duration::ZERO), 2);
+        assert_eq!(now.meet(at(Duration::ZERO), &old, true), Ok(Meeting::Nothing), "it has been spoken above already");
     }
 
     #[test]
     fn records_of_others_mean_nothing() {
         let other = Voice::new(key(2), FEDERATION, 1, 99, Limits::PRODUCTION);
         let record = say(&mut other.clone());
-        assert_eq!(voice(1, 1).meet(at(Duration::ZERO), &record), Ok(Meeting::Nothing));
+        assert_eq!(voice(1, 1).meet(at(Duration::ZERO), &record, false), Ok(Meeting::Nothing));
     }
 
     #[test]
@@ -179,7 +194,7 @@ mod tests {
             .find_map(|second| {
                 let now = at(Duration::from_secs(second));
                 let record = say(&mut two);
-                match one.meet(now, &record) {
+                match one.meet(now, &record, false) {
                     Ok(Meeting::Nothing) => {}
                     Ok(Meeting::Above { epoch }) => {
                         one.jump(now, epoch + 1);
@@ -201,7 +216,7 @@ mod tests {
         for n in 0..10 {
             let now = at(JUMPS_WITHIN * n / 2);
             let record = say(&mut other);
-            assert!(matches!(this.meet(now, &record), Ok(Meeting::Above { .. })), "{n}");
+            assert!(matches!(this.meet(now, &record, false), Ok(Meeting::Above { .. })), "{n}");
             this.jump(now, record.version.epoch + 1);
             other.jump(now, record.version.epoch + 2);
         }

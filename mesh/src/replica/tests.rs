@@ -1,6 +1,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use hedgerow_proto::record::Roles;
+use hedgerow_proto::key::SecretKey;
+use hedgerow_proto::record::{Attachment, Roles};
 use hedgerow_proto::registry::Presence;
 
 use super::*;
@@ -210,6 +211,33 @@ async fn a_node_that_lost_its_disk_speaks_above_what_it_said_before() {
     assert_eq!((location(&after).as_str(), location(&other).as_str()), ("there", "there"));
     assert_eq!(after.read(Registry::digest), other.read(Registry::digest));
     assert_eq!(data_dir.raise_epoch().unwrap(), 3);
+}
+
+#[tokio::test]
+async fn what_was_said_before_a_lost_disk_keeps_no_place_though_more_was_said_since() {
+    let world = World::new();
+    let data_dir = world.data_dir("one");
+    let other = world.node("two");
+    let before = world.open(&data_dir, 1);
+    before.announce(node_record(Roles::Coordinator)).unwrap();
+    before.announce(node_record(Roles::Coordinator)).unwrap();
+    sync(&before, &other).await;
+    std::fs::remove_file(data_dir.path().join("epoch")).unwrap();
+    let after = world.open(&data_dir, 2);
+    let there = NodeRecord { location: "there".into(), ..node_record(Roles::Coordinator) };
+    after.announce(there).unwrap();
+    // Other places take it above the one that its record of itself had before, and leave that one where it is.
+    let worker = SecretKey::from_seed([9; 32]).id();
+    for home_seq in 1..9 {
+        let state = AttachmentState::Attached;
+        after.say(Body::Attachment(Attachment { worker, home_seq, state })).unwrap();
+    }
+    sync(&after, &other).await;
+    sync(&after, &other).await;
+    let location = |replica: &Replica| {
+        replica.read(|registry| registry.node(&after.node()).unwrap().node().unwrap().location.clone())
+    };
+    assert_eq!((location(&after).as_str(), location(&other).as_str()), ("there", "there"));
 }
 
 #[tokio::test]
