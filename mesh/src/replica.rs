@@ -243,7 +243,9 @@ impl Replica {
         let outcome = self.change(|shared, state, now| {
             judge(&state.registry, &record).map_err(NotTaken::Objection)?;
             let outcome = state.registry.insert(now, signed.clone(), source).map_err(NotTaken::Refused)?;
-            shared.met_record(state, now, &record, outcome.is_news());
+            // An entry that holds the other one takes nothing that is not above it, whichever of two equals stands here.
+            let not_below = outcome.is_news() || outcome == Outcome::ConflictIgnored;
+            shared.met_record(state, now, &record, not_below);
             Ok(outcome)
         })?;
         if outcome.is_news() {
@@ -492,11 +494,11 @@ impl Shared {
         Ok(())
     }
 
-    /// Looks whether a record is this node's own and above what it says: then it speaks above it, or stops. One that was `taken`
-    /// into the registry stands where something of this process did, if it has something to say there.
-    fn met_record(&self, state: &mut State, now: Time, record: &Record, taken: bool) {
-        let displaced = taken && state.says.contains_key(&(record.body.kind(), record.body.subject().to_vec()));
-        match state.voice.meet(now, record, displaced) {
+    /// Looks whether a record is this node's own and above what it says: then it speaks above it, or stops. One that is `not_below`
+    /// what stood in its place in the registry is not below the word of this process, if it has one to say there.
+    fn met_record(&self, state: &mut State, now: Time, record: &Record, not_below: bool) {
+        let contends = not_below && state.says.contains_key(&(record.body.kind(), record.body.subject().to_vec()));
+        match state.voice.meet(now, record, contends) {
             Ok(Meeting::Nothing) => {}
             Ok(Meeting::Above { epoch }) => {
                 if let Err(error) = self.jump(state, now, epoch) {

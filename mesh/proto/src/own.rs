@@ -3,8 +3,8 @@
 //! ```text
 //!   start        the epoch is raised on disk, then used                    (epoch 7, seq 0)
 //!   sign         each record takes the next place                          (7, 1) (7, 2) …
-//!   meet         a record of its own key with a place that is not below, or that has displaced one of this process: a lost
-//!                disk, or a second process.
+//!   meet         a record of its own key with a place that is not below, or not below what it said of the same thing: a
+//!                lost disk, or a second process.
 //!                The epoch is raised on disk above it, then used           (12, 0); everything is signed again
 //!   three jumps in a minute over the same other incarnation:               stop, the key is in use elsewhere
 //! ```
@@ -97,12 +97,12 @@ impl Voice {
         Ok(signed)
     }
 
-    /// Looks at a record that has come in from elsewhere. `displaced`: it has taken the place of one that this process said. It may
-    /// do so from below the last place, but not from an earlier epoch: in each one everything is said again.
-    pub fn meet(&mut self, now: Time, record: &Record, displaced: bool) -> Result<Meeting, KeyInUse> {
+    /// Looks at a record that has come in from elsewhere. `contends`: it is not below what this process said of the same thing. It
+    /// may be so from below the last place, but not from an earlier epoch: in each one everything is said again.
+    pub fn meet(&mut self, now: Time, record: &Record, contends: bool) -> Result<Meeting, KeyInUse> {
         let another = record.writer == self.node() && record.incarnation != self.incarnation;
-        let displaced = displaced && record.version.epoch >= self.last.epoch;
-        if !another || (record.version < self.last && !displaced) {
+        let contends = contends && record.version.epoch >= self.last.epoch;
+        if !another || (record.version < self.last && !contends) {
             return Ok(Meeting::Nothing);
         }
         while self.jumps.front().is_some_and(|&(at, _)| now.since(at) >= JUMPS_WITHIN) {
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_displaces_a_word_of_this_process_is_above_wherever_it_stands() {
+    fn what_contends_with_a_word_of_this_process_is_above_wherever_it_stands() {
         let old = say(&mut voice(1, 1));
         let mut now = voice(2, 1);
         (0..9).for_each(|_| drop(say(&mut now)));

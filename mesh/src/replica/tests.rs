@@ -240,6 +240,23 @@ async fn what_was_said_before_a_lost_disk_keeps_no_place_though_more_was_said_si
     assert_eq!((location(&after).as_str(), location(&other).as_str()), ("there", "there"));
 }
 
+#[test]
+fn of_two_equals_the_one_that_an_entry_holds_is_spoken_above_whichever_stands_here() {
+    let world = World::new();
+    for incarnation in 2..10 {
+        let data_dir = world.data_dir(&format!("lost-{incarnation}"));
+        let before = world.open(&data_dir, 1);
+        before.announce(node_record(Roles::Coordinator)).unwrap();
+        std::fs::remove_file(data_dir.path().join("epoch")).unwrap();
+        let after = world.open(&data_dir, incarnation);
+        after.announce(node_record(Roles::Coordinator)).unwrap();
+        after.say(Body::Lease(Lease { ttl: Duration::from_secs(60) })).unwrap();
+        let held = before.record().borrow().clone();
+        after.insert(held, Source::Passed(Duration::ZERO)).unwrap();
+        assert_eq!(data_dir.raise_epoch().unwrap(), 3, "it has jumped, incarnation {incarnation}");
+    }
+}
+
 #[tokio::test]
 async fn a_key_in_use_elsewhere_stops_the_node_with_words() {
     let world = World::new();
