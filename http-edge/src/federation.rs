@@ -297,7 +297,7 @@ impl Federation {
         state.registry.handle_timeout(clock::now());
         let State { members, registry, relays, ways, .. } = state;
         let sources = Sources { members, registry, relays, ways };
-        let snapshot = Snapshot::new(sources, &self.loads, &*self.policy, &self.aliases, self.shards);
+        let snapshot = Snapshot::new(sources, &self.loads, &*self.policy, self.shards);
         self.snapshot.store(Arc::new(snapshot));
         state.took = before.elapsed();
         let generation = state.registry.generation();
@@ -513,7 +513,7 @@ pub(crate) struct ShardDirectory {
 
 impl Directory for ShardDirectory {
     fn find(&self, target: &Target<'_>) -> Option<Offer> {
-        self.federation.snapshot().find(self.shard, target)
+        self.federation.snapshot().find(self.shard, &self.federation.aliases, target)
     }
 
     fn known(&self, target: &Target<'_>) -> String {
