@@ -176,8 +176,18 @@ async fn write(
             continue;
         };
         tried.insert(tunnel.node());
-        match timeout(left.min(COORDINATOR_WITHIN), ask(shard, &tunnel, call, as_asked, body.clone())).await {
-            Ok(Ok(mut answer)) => {
+        // While a call runs the tunnel is watched: one whose coordinator has died is silent within a second, and agents wait
+        // for 5 s. What is asked twice does no harm.
+        let running = tunnel.in_flight();
+        let asked = tokio::select! {
+            biased;
+            asked = ask(shard, &tunnel, call, as_asked, body.clone()) => asked,
+            () = tunnel.suspected() => Err(NoAnswer::Silent),
+            () = sleep(left.min(COORDINATOR_WITHIN)) => Err(NoAnswer::Late),
+        };
+        drop(running);
+        match asked {
+            Ok(mut answer) => {
                 if let Some(tunnel_url) = &tunnel_url {
                     answer.body = corrected(answer.body, tunnel_url, &shard.common.settings.urls);
                 }
@@ -187,8 +197,7 @@ async fn write(
                     _ => return Ok(answer.into_response()),
                 }
             }
-            Ok(Err(error)) => debug!(node = %tunnel.node().short(), %error, "a coordinator does not answer a call"),
-            Err(_) => debug!(node = %tunnel.node().short(), "a coordinator does not answer a call in time"),
+            Err(error) => debug!(node = %tunnel.node().short(), %error, "a coordinator does not answer a call"),
         }
     }
 }
@@ -223,6 +232,10 @@ impl Answered {
 /// Why a coordinator gave no answer.
 #[derive(Debug, thiserror::Error)]
 enum NoAnswer {
+    #[error("the node is silent")]
+    Silent,
+    #[error("not in time")]
+    Late,
     #[error(transparent)]
     NotOpened(#[from] NotOpened),
     #[error("the stream broke: {0}")]
