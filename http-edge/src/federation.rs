@@ -235,7 +235,9 @@ impl Federation {
                 if members.leave(&node, tunnel.incarnation()) {
                     info!(node = %node.short(), "a node is leaving");
                 }
-                let current = members.node(&node).is_some_and(|member| member.incarnation == tunnel.incarnation());
+                // It is said on each connection; the first one's counts, before which the registry was caught up with.
+                let current = tunnel.lane() == 0
+                    && members.node(&node).is_some_and(|member| member.incarnation == tunnel.incarnation());
                 if current {
                     insert(signed);
                 }
