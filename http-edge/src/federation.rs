@@ -27,10 +27,9 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
 
-use crate::census::Candidate;
 use crate::cidr::Cidr;
 use crate::clock;
-use crate::members::{Arrival, Lane, Member, MemberLimits, Members};
+use crate::members::{Arrival, Candidate, Lane, Member, MemberLimits, Members};
 use crate::relays::Relays;
 use crate::snapshot::{Aliases, Snapshot, Sources};
 use crate::urls::{self, ByGuest, Wanted, Way, Ways, WhyNot};
