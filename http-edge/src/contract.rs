@@ -25,7 +25,6 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
@@ -105,26 +104,13 @@ fn read(shard: &Rc<Shard>, call: &Call, here: &str) -> Result<Response<ResponseB
             guest_reachable: &guest_reachable,
             tasks_completed,
         };
-        Ok(match call {
-            Call::Health => plain(&views.health()),
-            Call::DhtBootstrap => plain(&views.dht_bootstrap()),
-            Call::Discover(service) => plain(&views.discover(&resolve(service))?),
-            Call::Find(service) => plain(&views.find(&resolve(service))?),
-            Call::ServicesList => plain(&views.services_list()),
-            Call::AdminWorkers => plain(&views.admin_workers()),
-            Call::AdminCoordinators => plain(&views.admin_coordinators()),
-            Call::AdminStats => plain(&views.admin_stats()),
-            Call::DhtTopology => plain(&views.dht_topology()),
-            Call::DhtStats => plain(&views.dht_stats()),
-            Call::Register | Call::Heartbeat | Call::Unregister(_) | Call::EdgeRegister | Call::EdgeHeartbeat => {
-                Response::new(ResponseBody::empty())
-            }
-        })
+        let resolved = match call {
+            Call::Discover(service) => Call::Discover(resolve(service)),
+            Call::Find(service) => Call::Find(resolve(service)),
+            other => other.clone(),
+        };
+        Ok(routes::json_text(views.answer(&resolved)?.unwrap_or_default().into()))
     })
-}
-
-fn plain(value: &impl Serialize) -> Response<ResponseBody> {
-    routes::json(value)
 }
 
 /// What a coordinator has to do.

@@ -27,10 +27,9 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
 
-use crate::census::Candidate;
 use crate::cidr::Cidr;
 use crate::clock;
-use crate::members::{Arrival, Lane, Member, MemberLimits, Members};
+use crate::members::{Arrival, Candidate, Lane, Member, MemberLimits, Members};
 use crate::relays::Relays;
 use crate::snapshot::{Aliases, Snapshot, Sources};
 use crate::urls::{self, ByGuest, Wanted, Way, Ways, WhyNot};
@@ -235,7 +234,9 @@ impl Federation {
                 if members.leave(&node, tunnel.incarnation()) {
                     info!(node = %node.short(), "a node is leaving");
                 }
-                let current = members.node(&node).is_some_and(|member| member.incarnation == tunnel.incarnation());
+                // It is said on each connection; the first one's counts, before which the registry was caught up with.
+                let current = tunnel.lane() == 0
+                    && members.node(&node).is_some_and(|member| member.incarnation == tunnel.incarnation());
                 if current {
                     insert(signed);
                 }
@@ -297,7 +298,7 @@ impl Federation {
         state.registry.handle_timeout(clock::now());
         let State { members, registry, relays, ways, .. } = state;
         let sources = Sources { members, registry, relays, ways };
-        let snapshot = Snapshot::new(sources, &self.loads, &*self.policy, &self.aliases, self.shards);
+        let snapshot = Snapshot::new(sources, &self.loads, &*self.policy, self.shards);
         self.snapshot.store(Arc::new(snapshot));
         state.took = before.elapsed();
         let generation = state.registry.generation();
@@ -513,7 +514,7 @@ pub(crate) struct ShardDirectory {
 
 impl Directory for ShardDirectory {
     fn find(&self, target: &Target<'_>) -> Option<Offer> {
-        self.federation.snapshot().find(self.shard, target)
+        self.federation.snapshot().find(self.shard, &self.federation.aliases, target)
     }
 
     fn known(&self, target: &Target<'_>) -> String {

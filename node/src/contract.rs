@@ -316,23 +316,7 @@ impl Contract {
     }
 
     fn read(&self, call: &Call, base_url: &str) -> Result<Answer, ContractError> {
-        let body = self.views(base_url, |views| {
-            Ok(match call {
-                Call::Health => json(&views.health()),
-                Call::DhtBootstrap => json(&views.dht_bootstrap()),
-                Call::Discover(service) => json(&views.discover(service)?),
-                Call::Find(service) => json(&views.find(service)?),
-                Call::ServicesList => json(&views.services_list()),
-                Call::AdminWorkers => json(&views.admin_workers()),
-                Call::AdminCoordinators => json(&views.admin_coordinators()),
-                Call::AdminStats => json(&views.admin_stats()),
-                Call::DhtTopology => json(&views.dht_topology()),
-                Call::DhtStats => json(&views.dht_stats()),
-                Call::Register | Call::Heartbeat | Call::Unregister(_) | Call::EdgeRegister | Call::EdgeHeartbeat => {
-                    Bytes::new()
-                }
-            })
-        })?;
+        let body = self.views(base_url, |views| views.answer(call))?.unwrap_or_default().into();
         Ok(Answer { status: 200, body, records: Vec::new() })
     }
 
