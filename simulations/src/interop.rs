@@ -1,7 +1,8 @@
 //! `hedgerow-sim interop`: what must hold, tried with real processes and other people's programs.
 //!
 //! Each [`Check`] stands for one promise, starts a federation of its own, and answers with the figure that it measured or with
-//! what was broken. The same checks run under `cargo test` (`tests/promises.rs`) as far as they need no program of others.
+//! what was broken. The same checks run under `cargo test` (`tests/promises.rs`) as far as they need no program of others
+//! and not several minutes.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -22,10 +23,13 @@ mod bodies;
 mod capacity;
 mod command_line;
 mod contract;
+mod election;
 mod faults;
 mod files;
+mod homes;
 mod hostile;
 mod https;
+mod keys;
 mod mesh;
 pub(crate) mod peers;
 mod raw;
@@ -33,7 +37,7 @@ mod retries;
 mod streams;
 mod url_guard;
 
-/// Longer than any check takes; one that hangs is a failure and not a hang of CI.
+/// Longer than most checks take; one that hangs is a failure and not a hang of CI.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Arguments of `hedgerow-sim interop`.
@@ -63,6 +67,7 @@ pub struct Check {
     pub promise: &'static str,
     /// Programs of others that it needs.
     pub needs: &'static [&'static str],
+    timeout: Duration,
     run: Box<dyn Fn(Arc<Lab>) -> Figure + Send + Sync>,
 }
 
@@ -76,15 +81,25 @@ impl Check {
     where
         F: Future<Output = Result<String>> + Send + 'static,
     {
-        Self { name, promise, needs, run: Box::new(move |lab| Box::pin(run(lab))) }
+        Self { name, promise, needs, timeout: CHECK_TIMEOUT, run: Box::new(move |lab| Box::pin(run(lab))) }
+    }
+
+    /// Gives it more time than checks have.
+    fn takes_up_to(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// Whether it is a test as well: it needs no program of others, and no more time than checks have.
+    pub fn is_test(&self) -> bool {
+        self.needs.is_empty() && self.timeout <= CHECK_TIMEOUT
     }
 
     /// Tries it; the figure that it measured.
     pub async fn run(&self, binaries: &Binaries) -> Result<String, Broken> {
         let lab = Lab::new(binaries).map_err(|why| Broken { why, logs: String::new() })?;
-        let result = tokio::time::timeout(CHECK_TIMEOUT, (self.run)(lab.clone())).await;
+        let result = tokio::time::timeout(self.timeout, (self.run)(lab.clone())).await;
         result
-            .unwrap_or_else(|_| Err(anyhow!("not finished after {CHECK_TIMEOUT:?}")))
+            .unwrap_or_else(|_| Err(anyhow!("not finished after {:?}", self.timeout)))
             .map_err(|why| Broken { why, logs: lab.log_tails(15) })
     }
 }
@@ -120,6 +135,9 @@ pub fn checks() -> Vec<Check> {
         agents::checks(),
         url_guard::checks(),
         mesh::checks(),
+        homes::checks(),
+        keys::checks(),
+        election::checks(),
     ];
     groups.into_iter().flatten().collect()
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use anyhow::ensure;
 use bytes::Bytes;
 use hyper::client::conn::http1::SendRequest;
 use tokio::sync::watch;
@@ -142,6 +143,16 @@ impl Load {
     /// How many requests have been answered or failed.
     pub fn done(&self) -> usize {
         self.shared.samples().len()
+    }
+
+    /// Waits until that many requests have been answered or failed.
+    pub async fn reaches(&self, count: usize, within: Duration) -> anyhow::Result<()> {
+        let begin = Instant::now();
+        while self.done() < count {
+            ensure!(begin.elapsed() < within, "the load stands still at {} of {count}", self.done());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Ok(())
     }
 
     /// For those who watch it while it runs.

@@ -67,16 +67,6 @@ fn gets(entry: &Entry, path: &str, total: Option<usize>) -> Plan {
     Plan { to: entry.http, targets: vec![target], clients: 16, rest: Duration::ZERO, total }
 }
 
-/// Waits until a load has done that much.
-async fn reached(load: &Load, count: usize) -> Result<()> {
-    let begin = Instant::now();
-    while load.done() < count {
-        must!(begin.elapsed() < READY_WITHIN, "the load stands still at {} of {count}", load.done());
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    Ok(())
-}
-
 fn none_failed(samples: &[Sample]) -> Result<()> {
     let failed: Vec<_> = reasons(samples).into_iter().map(|(reason, count)| format!("{count} × {reason}")).collect();
     must!(failed.is_empty(), "of {} requests failed: {}", samples.len(), failed.join("; "));
@@ -86,9 +76,9 @@ fn none_failed(samples: &[Sample]) -> Result<()> {
 async fn kill_under_load(lab: Arc<Lab>) -> Result<String> {
     let fleet = fleet(&lab, 3, 2).await?;
     let load = Load::start(gets(&fleet.entry, "/service/kit/slow?ms=5", Some(2000)));
-    reached(&load, 500).await?;
+    load.reaches(500, READY_WITHIN).await?;
     fleet.workers[0].process.kill();
-    reached(&load, 1200).await?;
+    load.reaches(1200, READY_WITHIN).await?;
     fleet.coordinators[0].process.kill();
     let samples = load.finished().await;
     none_failed(&samples)?;
@@ -133,13 +123,13 @@ async fn leave(lab: Arc<Lab>) -> Result<String> {
     let status = fleet.workers[0].command(&["status", "--json"]).await?;
     must!(status.0 == 0 && status.1.contains(&fleet.workers[0].id), "status said {status:?}");
     let load = Load::start(gets(&fleet.entry, "/service/kit/slow?ms=100", None));
-    reached(&load, 100).await?;
+    load.reaches(100, READY_WITHIN).await?;
     let (code, said) = fleet.workers[0].command(&["leave"]).await?;
     must!(code == 0, "leave said {said}");
     fleet.workers[0].process.exited(READY_WITHIN).await.context("the node that left")?;
     let seen = fleet.services[0].evidence().await?;
     let after = load.done();
-    reached(&load, after + 100).await?;
+    load.reaches(after + 100, READY_WITHIN).await?;
     none_failed(&load.stop().await)?;
     let later = fleet.services[0].evidence().await?;
     must!(
@@ -154,7 +144,7 @@ async fn leave(lab: Arc<Lab>) -> Result<String> {
 async fn pause(lab: Arc<Lab>) -> Result<String> {
     let fleet = fleet(&lab, 2, 0).await?;
     let load = Load::start(gets(&fleet.entry, "/service/kit/slow?ms=5", None));
-    reached(&load, 300).await?;
+    load.reaches(300, READY_WITHIN).await?;
     fleet.workers[0].process.signal(rustix::process::Signal::STOP)?;
     let paused = Instant::now();
     tokio::time::sleep(Duration::from_secs(3)).await;
