@@ -14,6 +14,8 @@ use crate::process::{Launch, Process, Workdir};
 use crate::service::Kind;
 use crate::service::evidence::Evidence;
 
+pub mod agent;
+
 /// How long a process may take to be ready on a machine that is busy with other things.
 pub const READY_WITHIN: Duration = Duration::from_secs(20);
 
@@ -225,6 +227,11 @@ impl Node {
         self.id = ready["node_id"].as_str().context("a ready file without a node id")?.to_owned();
         self.listen = bound(&ready, "listen").ok();
         Ok(())
+    }
+
+    /// Where its own user asks it how it is.
+    pub fn control_socket(&self) -> PathBuf {
+        self.lab.data_dir(&self.spec.name).join("control.sock")
     }
 
     /// Starts it again with the same key.
