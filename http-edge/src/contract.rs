@@ -25,7 +25,6 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
@@ -105,26 +104,13 @@ fn read(shard: &Rc<Shard>, call: &Call, here: &str) -> Result<Response<ResponseB
             guest_reachable: &guest_reachable,
             tasks_completed,
         };
-        Ok(match call {
-            Call::Health => plain(&views.health()),
-            Call::DhtBootstrap => plain(&views.dht_bootstrap()),
-            Call::Discover(service) => plain(&views.discover(&resolve(service))?),
-            Call::Find(service) => plain(&views.find(&resolve(service))?),
-            Call::ServicesList => plain(&views.services_list()),
-            Call::AdminWorkers => plain(&views.admin_workers()),
-            Call::AdminCoordinators => plain(&views.admin_coordinators()),
-            Call::AdminStats => plain(&views.admin_stats()),
-            Call::DhtTopology => plain(&views.dht_topology()),
-            Call::DhtStats => plain(&views.dht_stats()),
-            Call::Register | Call::Heartbeat | Call::Unregister(_) | Call::EdgeRegister | Call::EdgeHeartbeat => {
-                Response::new(ResponseBody::empty())
-            }
-        })
+        let resolved = match call {
+            Call::Discover(service) => Call::Discover(resolve(service)),
+            Call::Find(service) => Call::Find(resolve(service)),
+            other => other.clone(),
+        };
+        Ok(routes::json_text(views.answer(&resolved)?.unwrap_or_default().into()))
     })
-}
-
-fn plain(value: &impl Serialize) -> Response<ResponseBody> {
-    routes::json(value)
 }
 
 /// What a coordinator has to do.
@@ -176,8 +162,18 @@ async fn write(
             continue;
         };
         tried.insert(tunnel.node());
-        match timeout(left.min(COORDINATOR_WITHIN), ask(shard, &tunnel, call, as_asked, body.clone())).await {
-            Ok(Ok(mut answer)) => {
+        // While a call runs the tunnel is watched: one whose coordinator has died is silent within a second, and agents wait
+        // for 5 s. What is asked twice does no harm.
+        let running = tunnel.in_flight();
+        let asked = tokio::select! {
+            biased;
+            asked = ask(shard, &tunnel, call, as_asked, body.clone()) => asked,
+            () = tunnel.suspected() => Err(NoAnswer::Silent),
+            () = sleep(left.min(COORDINATOR_WITHIN)) => Err(NoAnswer::Late),
+        };
+        drop(running);
+        match asked {
+            Ok(mut answer) => {
                 if let Some(tunnel_url) = &tunnel_url {
                     answer.body = corrected(answer.body, tunnel_url, &shard.common.settings.urls);
                 }
@@ -187,8 +183,7 @@ async fn write(
                     _ => return Ok(answer.into_response()),
                 }
             }
-            Ok(Err(error)) => debug!(node = %tunnel.node().short(), %error, "a coordinator does not answer a call"),
-            Err(_) => debug!(node = %tunnel.node().short(), "a coordinator does not answer a call in time"),
+            Err(error) => debug!(node = %tunnel.node().short(), %error, "a coordinator does not answer a call"),
         }
     }
 }
@@ -223,6 +218,10 @@ impl Answered {
 /// Why a coordinator gave no answer.
 #[derive(Debug, thiserror::Error)]
 enum NoAnswer {
+    #[error("the node is silent")]
+    Silent,
+    #[error("not in time")]
+    Late,
     #[error(transparent)]
     NotOpened(#[from] NotOpened),
     #[error("the stream broke: {0}")]

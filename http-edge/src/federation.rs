@@ -27,10 +27,9 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
 
-use crate::census::Candidate;
 use crate::cidr::Cidr;
 use crate::clock;
-use crate::members::{Arrival, Lane, Member, MemberLimits, Members};
+use crate::members::{Arrival, Candidate, Lane, Member, MemberLimits, Members};
 use crate::relays::Relays;
 use crate::snapshot::{Aliases, Snapshot, Sources};
 use crate::urls::{self, ByGuest, Wanted, Way, Ways, WhyNot};
@@ -82,6 +81,13 @@ struct State {
 pub(crate) struct Place {
     tunnel: Tunnel,
     address: Option<IpAddr>,
+}
+
+impl Place {
+    /// Whose tunnel it is.
+    pub(crate) fn node(&self) -> NodeId {
+        self.tunnel.node()
+    }
 }
 
 impl Federation {
@@ -191,6 +197,19 @@ impl Federation {
         Ok(Place { tunnel, address })
     }
 
+    /// A node is leaving: no new requests, and no calls. Whether it is a coordinator, which may have handed something over.
+    pub(crate) fn stops_calling(&self, place: &Place) -> bool {
+        let mut state = self.state();
+        let (node, incarnation) = (place.node(), place.tunnel.incarnation());
+        let coordinates =
+            state.members.node(&node).is_some_and(|member| !member.leaving && member.record.roles.coordinates());
+        if coordinates && state.members.leave(&node, incarnation) {
+            info!(node = %node.short(), "a coordinator is leaving");
+            self.changed(&mut state);
+        }
+        coordinates
+    }
+
     /// Something happened on a tunnel. Breaks after the last of it.
     pub(crate) fn heard(&self, place: &Place, event: TunnelEvent) -> ControlFlow<()> {
         let tunnel = &place.tunnel;
@@ -212,12 +231,16 @@ impl Federation {
                 record.node().is_some_and(hear)
             }
             TunnelEvent::Leave(signed, _) => {
-                let news = members.leave(&node, tunnel.incarnation());
-                if news {
+                if members.leave(&node, tunnel.incarnation()) {
                     info!(node = %node.short(), "a node is leaving");
+                }
+                // It is said on each connection; the first one's counts, before which the registry was caught up with.
+                let current = tunnel.lane() == 0
+                    && members.node(&node).is_some_and(|member| member.incarnation == tunnel.incarnation());
+                if current {
                     insert(signed);
                 }
-                news
+                current
             }
             TunnelEvent::Closed(closed) => {
                 let was_here = members.closed(&node, tunnel.lane(), tunnel.id());
@@ -275,7 +298,7 @@ impl Federation {
         state.registry.handle_timeout(clock::now());
         let State { members, registry, relays, ways, .. } = state;
         let sources = Sources { members, registry, relays, ways };
-        let snapshot = Snapshot::new(sources, &self.loads, &*self.policy, &self.aliases, self.shards);
+        let snapshot = Snapshot::new(sources, &self.loads, &*self.policy, self.shards);
         self.snapshot.store(Arc::new(snapshot));
         state.took = before.elapsed();
         let generation = state.registry.generation();
@@ -491,7 +514,7 @@ pub(crate) struct ShardDirectory {
 
 impl Directory for ShardDirectory {
     fn find(&self, target: &Target<'_>) -> Option<Offer> {
-        self.federation.snapshot().find(self.shard, target)
+        self.federation.snapshot().find(self.shard, &self.federation.aliases, target)
     }
 
     fn known(&self, target: &Target<'_>) -> String {

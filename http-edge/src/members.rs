@@ -6,6 +6,7 @@
 //! in use, and then decides what to do.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use hedgerow_proto::frame::{Reject, RejectReason};
 use hedgerow_proto::id::NodeId;
@@ -45,6 +46,15 @@ pub(crate) struct Lane<T> {
     /// The thread that holds it.
     pub(crate) shard: usize,
     pub(crate) connection: T,
+}
+
+/// A node here that would be a coordinator if there were too few.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    pub(crate) node: NodeId,
+    /// How long its tunnel has been up.
+    pub(crate) up_for: Duration,
+    pub(crate) rtt: Duration,
 }
 
 /// Who comes.

@@ -168,7 +168,7 @@ fn to_json(value: &impl Serialize) -> Result<Bytes, Box<Problem>> {
     Ok(text.into())
 }
 
-fn json_text(text: Bytes) -> Response<ResponseBody> {
+pub(crate) fn json_text(text: Bytes) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::full(text));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -127,16 +127,9 @@ struct Building {
 }
 
 impl Building {
-    fn finish(self, aliases: &Aliases) -> Routes {
+    fn finish(self) -> Routes {
         let named = self.services.into_iter().map(|(name, candidates)| (name, candidates.into()));
-        let mut services: Named<Arc<[Candidate]>> = named.collect();
-        for (alias, name) in aliases {
-            // A service of the name itself comes first.
-            if let Some(candidates) = services.get(name).filter(|_| !services.contains_key(alias)).cloned() {
-                services.insert(alias.clone(), candidates);
-            }
-        }
-        Routes { services, nodes: self.nodes, guests: self.guests }
+        Routes { services: named.collect(), nodes: self.nodes, guests: self.guests }
     }
 }
 
@@ -152,7 +145,6 @@ impl Snapshot {
         Sources { members, registry, relays, ways }: Sources<'_>,
         loads: &Loads,
         policy: &dyn ServicePolicy,
-        aliases: &Aliases,
         shards: usize,
     ) -> Self {
         let mut snapshot = Self { digest: Some(registry.digest()), ..Self::default() };
@@ -242,7 +234,7 @@ impl Snapshot {
             }
         }
         snapshot.nodes.sort_unstable_by_key(|view| view.id);
-        snapshot.shards = routes.into_iter().map(|building| building.finish(aliases)).collect();
+        snapshot.shards = routes.into_iter().map(Building::finish).collect();
         snapshot
     }
 
@@ -281,19 +273,21 @@ impl Snapshot {
         some
     }
 
-    /// Who can be asked, as this thread sees it.
-    pub(crate) fn find(&self, shard: usize, target: &Target<'_>) -> Option<Offer> {
+    /// Who can be asked, as this thread sees it. An alias holds wherever a service is named, and leads to the name that the
+    /// nodes know. A service of the name itself comes first: anybody's for a bare name, the node's own for one node.
+    pub(crate) fn find(&self, shard: usize, aliases: &Aliases, target: &Target<'_>) -> Option<Offer> {
         let routes = self.shards.get(shard)?;
         let name = target.service();
-        let found = match target {
-            Target::Service { .. } => routes.services.get_key_value(name),
-            Target::Node { node, .. } => routes.nodes.get(node)?.get_key_value(name),
+        let offered = match target {
+            Target::Service { .. } => &routes.services,
+            Target::Node { node, .. } => routes.nodes.get(node)?,
             // A node of ours registers under its id, and nobody else's name hides it.
             Target::Worker { worker, .. } => {
                 let native = worker.parse().ok().and_then(|id: NodeId| routes.nodes.get(&id));
-                native.or_else(|| routes.guests.get(*worker))?.get_key_value(name)
+                native.or_else(|| routes.guests.get(*worker))?
             }
         };
+        let found = offered.get_key_value(name).or_else(|| offered.get_key_value(aliases.get(name)?));
         found.map(|(service, candidates)| Offer { service: service.clone(), candidates: candidates.clone() })
     }
 
@@ -317,35 +311,41 @@ impl Snapshot {
             Some(view) if view.state == NodeState::Leaving => "that node is leaving".into(),
             Some(view) if view.state == NodeState::Away => "that node has no tunnel to this entry now".into(),
             Some(view) => {
-                let offered = view.record.services.iter();
-                match offered.clone().find(|offer| offer.name.as_str() == target.service()) {
-                    Some(_) => "that node says that the service is down".into(),
-                    None => format!("that node offers {}", list(offered.map(|offer| &offer.name))),
+                let offered = || view.record.services.iter().map(|offer| &offer.name);
+                let (name, alias) = meant(aliases, target.service(), |name| offered().any(|it| it.as_str() == name));
+                if offered().any(|it| it.as_str() == name) {
+                    format!("{alias}that node says that the service is down")
+                } else {
+                    format!("{alias}that node offers {}", list(offered()))
                 }
             }
             None => match target {
-                Target::Worker { worker, service } => self.known_guest(worker, service),
+                Target::Worker { worker, service } => self.known_guest(aliases, worker, service),
                 _ => "no node of that id is known here".into(),
             },
         }
     }
 
-    fn known_guest(&self, worker: &str, service: &str) -> String {
+    fn known_guest(&self, aliases: &Aliases, worker: &str, service: &str) -> String {
         match self.guests.get(worker) {
             None => "nobody of that id is known here".into(),
             Some(GuestEntry { routable: Err(why_not), .. }) => {
                 format!("that agent is registered and not routable: {why_not}")
             }
-            Some(guest) if guest.services.iter().any(|name| name.as_str() == service) => {
-                "that agent has just come back".into()
+            Some(guest) => {
+                let offers = |name: &str| guest.services.iter().any(|it| it.as_str() == name);
+                let (name, alias) = meant(aliases, service, offers);
+                if offers(name) {
+                    format!("{alias}that agent has just come back")
+                } else {
+                    format!("{alias}that agent offers {}", list(guest.services.iter()))
+                }
             }
-            Some(guest) => format!("that agent offers {}", list(guest.services.iter())),
         }
     }
 
     fn known_service(&self, aliases: &Aliases, service: &str) -> String {
-        let name = if self.services.contains_key(service) { service } else { resolve(aliases, service) };
-        let alias = if name == service { String::new() } else { format!("{service} stands for {name}; ") };
+        let (name, alias) = meant(aliases, service, |name| self.services.contains_key(name));
         let Some(standing) = self.services.get(name) else {
             let offered = match self.services.len() {
                 0 if self.nodes.is_empty() => "no node has a tunnel to this entry".into(),
@@ -405,8 +405,12 @@ fn preferred(member: &Member<Tunnel>, shard: usize) -> Option<&Lane<Tunnel>> {
     own.or_else(|| member.lanes().nth(shard % member.lanes().len().max(1)))
 }
 
-fn resolve<'a>(aliases: &'a Aliases, service: &'a str) -> &'a str {
-    aliases.get(service).map_or(service, ServiceName::as_str)
+/// The service that a name means where some are offered, and the words for a person that it is another one.
+fn meant<'a>(aliases: &'a Aliases, service: &'a str, offered: impl Fn(&str) -> bool) -> (&'a str, String) {
+    match aliases.get(service) {
+        Some(name) if !offered(service) => (name.as_str(), format!("{service} stands for {name}; ")),
+        _ => (service, String::new()),
+    }
 }
 
 fn nodes(count: usize) -> String {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use hedgerow_proto::frame::StreamKind;
-use hedgerow_proto::id::RequestId;
+use hedgerow_proto::id::{NodeId, RequestId};
 use hedgerow_proto::sync::{Session, Traffic};
 use hedgerow_tunnel::Tunnel;
 use hedgerow_tunnel::sync::{SyncBroken, synchronise};
@@ -22,6 +22,8 @@ use crate::streams::{self, NotOpened};
 const ROUND: Duration = Duration::from_secs(5);
 /// With how many coordinators each time: what one does not know, another does.
 const PEERS_MAX: usize = 3;
+/// How long the last synchronisation before a coordinator's leave may take.
+const BEFORE_LEAVE_WITHIN: Duration = Duration::from_secs(2);
 /// How long one session may take: a whole registry over a slow line, or a peer that plays for time.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -42,29 +44,43 @@ enum Failed {
 pub(crate) async fn keep(federation: &Federation, seed: u64) -> Infallible {
     let mut random = fastrand::Rng::with_seed(seed);
     loop {
-        let mut peers = federation.live_coordinators();
-        random.shuffle(&mut peers);
-        peers.truncate(PEERS_MAX);
-        let sessions = peers.iter().map(|tunnel| {
-            let request = RequestId(random.u128(..));
-            async move {
-                let outcome = timeout(SESSION_TIMEOUT, session(federation, tunnel, request)).await;
-                let node = tunnel.node().short();
-                match outcome.unwrap_or(Err(Failed::Slow)) {
-                    Ok(Traffic { records_sent, messages_sent, .. }) => {
-                        debug!(%node, records_sent, messages_sent, "synchronised");
-                    }
-                    Err(error) => debug!(%node, %error, "a synchronisation came to nothing"),
-                }
-            }
-        });
-        join_all(sessions).await;
+        round(federation, &mut random).await;
         let pause = ROUND.mul_f32(0.75 + 0.5 * random.f32());
         tokio::select! {
             () = sleep(pause) => {}
             () = federation.coordinator_came() => {}
         }
     }
+}
+
+/// Synchronises with a few coordinators at once.
+async fn round(federation: &Federation, random: &mut fastrand::Rng) {
+    let mut peers = federation.live_coordinators();
+    random.shuffle(&mut peers);
+    peers.truncate(PEERS_MAX);
+    let sessions = peers.iter().map(|tunnel| {
+        let request = RequestId(random.u128(..));
+        async move {
+            let outcome = timeout(SESSION_TIMEOUT, session(federation, tunnel, request)).await;
+            let node = tunnel.node().short();
+            match outcome.unwrap_or(Err(Failed::Slow)) {
+                Ok(Traffic { records_sent, messages_sent, .. }) => {
+                    debug!(%node, records_sent, messages_sent, "synchronised");
+                }
+                Err(error) => debug!(%node, %error, "a synchronisation came to nothing"),
+            }
+        }
+    });
+    join_all(sessions).await;
+}
+
+/// Synchronises once, out of turn: a coordinator is leaving, and what it has handed over to others must be known here before its
+/// own word on it ends.
+pub(crate) async fn before_leave(federation: &Federation, leaving: NodeId) {
+    // The order of the peers, and so the seed, does not matter much.
+    let seed = u64::from_be_bytes(std::array::from_fn(|at| leaving.0[at]));
+    // Whoever does not answer must not hold up the leave for long.
+    let _ = timeout(BEFORE_LEAVE_WITHIN, round(federation, &mut fastrand::Rng::with_seed(seed))).await;
 }
 
 async fn session(federation: &Federation, tunnel: &Tunnel, request: RequestId) -> Result<Traffic, Failed> {

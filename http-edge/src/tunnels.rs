@@ -10,7 +10,7 @@ use hedgerow_process::shutdown::{Shutdown, Stage};
 use hedgerow_proto::frame::{Hello, close};
 use hedgerow_proto::limits::Limits;
 use hedgerow_tunnel::quic::Acceptor;
-use hedgerow_tunnel::{TunnelError, TunnelEvents, welcome};
+use hedgerow_tunnel::{TunnelError, TunnelEvent, TunnelEvents, welcome};
 use tokio::task::spawn_local;
 use tracing::debug;
 
@@ -18,6 +18,7 @@ use crate::cidr::Cidr;
 use crate::federation::{Federation, Place};
 use crate::metrics::Counters;
 use crate::shard::Common;
+use crate::sync;
 
 /// Handshakes at once on one thread: each costs a millisecond of CPU and waits for the peer up to five seconds. After a
 /// restart a thousand nodes come back in two seconds.
@@ -129,6 +130,9 @@ impl Gatehouse {
     async fn listen(&self, place: Place, mut events: TunnelEvents) {
         loop {
             let event = events.next().await;
+            if matches!(event, TunnelEvent::Leave(..)) && self.federation.stops_calling(&place) {
+                sync::before_leave(&self.federation, place.node()).await;
+            }
             if self.federation.heard(&place, event).is_break() {
                 return;
             }

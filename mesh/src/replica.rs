@@ -30,7 +30,7 @@ use crate::clock::Clock;
 use crate::data_dir::{DataDir, DataDirError};
 
 /// A suspend that is shorter than this loses no lease.
-const SUSPEND_MIN: Duration = Duration::from_secs(10);
+pub const SUSPEND_MIN: Duration = Duration::from_secs(10);
 /// How often the replica goes on disk, if it has changed: what is lost in a crash is asked of a neighbour again.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(60);
 /// The replica looks at its clock this often at least: a timer of the runtime stands still while the machine is suspended.
@@ -322,6 +322,11 @@ impl Replica {
             let of_it = |signed: &&Signed| signed.kind() == Kind::GUEST && signed.subject() == worker_id.as_bytes();
             records.find(of_it).map(|signed| signed.bytes().clone())
         })
+    }
+
+    /// For how long the machine has been suspended since it booted.
+    pub fn suspended(&self) -> Duration {
+        self.0.clock.suspended()
     }
 
     /// The replica's clock.

@@ -13,7 +13,7 @@ use hedgerow_contract::desk::{Elsewhere, HEARTBEAT_HOPS_MAX, Heard, HeartbeatAns
 use hedgerow_contract::request::{Heartbeat, Registration};
 use hedgerow_contract::{Call, ContractError, Desk, DeskConfig, Views, WorkerId, url};
 use hedgerow_mesh::host::IncomingCall;
-use hedgerow_mesh::replica::GuestNews;
+use hedgerow_mesh::replica::{GuestNews, SUSPEND_MIN};
 use hedgerow_proto::id::{NodeId, ServiceName};
 use hedgerow_proto::peer::{Call as PeerCall, PeerRequest, PeerResponse};
 use hedgerow_proto::record::Body;
@@ -316,23 +316,7 @@ impl Contract {
     }
 
     fn read(&self, call: &Call, base_url: &str) -> Result<Answer, ContractError> {
-        let body = self.views(base_url, |views| {
-            Ok(match call {
-                Call::Health => json(&views.health()),
-                Call::DhtBootstrap => json(&views.dht_bootstrap()),
-                Call::Discover(service) => json(&views.discover(service)?),
-                Call::Find(service) => json(&views.find(service)?),
-                Call::ServicesList => json(&views.services_list()),
-                Call::AdminWorkers => json(&views.admin_workers()),
-                Call::AdminCoordinators => json(&views.admin_coordinators()),
-                Call::AdminStats => json(&views.admin_stats()),
-                Call::DhtTopology => json(&views.dht_topology()),
-                Call::DhtStats => json(&views.dht_stats()),
-                Call::Register | Call::Heartbeat | Call::Unregister(_) | Call::EdgeRegister | Call::EdgeHeartbeat => {
-                    Bytes::new()
-                }
-            })
-        })?;
+        let body = self.views(base_url, |views| views.answer(call))?.unwrap_or_default().into();
         Ok(Answer { status: 200, body, records: Vec::new() })
     }
 
@@ -343,7 +327,7 @@ impl Contract {
             info!(agents = resumed, "this coordinator speaks for agents from before it was restarted");
         }
         let (mut changes, mut news) = (self.mesh.replica.changes(), self.mesh.replica.guest_news());
-        let mut there = Vec::new();
+        let (mut there, mut suspended) = (Vec::new(), self.mesh.replica.suspended());
         loop {
             let (due, _) = self.desk().poll_timeout();
             let pause = due.since(self.mesh.replica.now());
@@ -361,6 +345,11 @@ impl Contract {
                 }
             }
             changes.mark_unchanged();
+            let asleep = self.mesh.replica.suspended();
+            if asleep.saturating_sub(suspended) >= SUSPEND_MIN {
+                self.at_desk(|desk, now, _| desk.suspended(now));
+            }
+            suspended = asleep;
             if !self.mesh.roles().coordinates() {
                 continue;
             }

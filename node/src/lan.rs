@@ -3,6 +3,7 @@
 //! Requests take the same way as those from an entry, over a tunnel in memory: so slots are counted in one place, and a
 //! draining node refuses here as it does there.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -10,7 +11,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use hedgerow_contract::RECORDS_HEADER;
+use hedgerow_contract::{Catalogue, RECORDS_HEADER};
 use hedgerow_http::{
     Candidate, Cors, Directory, ForwardConfig, Forwarder, Loads, Offer, Peer, Problem, ResponseBody, Scheme, Stats,
     is_routed, request_id,
@@ -241,6 +242,22 @@ impl OwnServices {
         held.collect()
     }
 
+    /// Who can be asked for the service of this very name.
+    fn offer(&self, name: &str, wanted: Option<NodeId>) -> Option<Offer> {
+        let mine = wanted.is_none_or(|node| node == self.tunnel.node());
+        let offer = self.offers.iter().find(|(offered, _)| offered.as_str() == name);
+        let mine = offer.filter(|_| mine && self.is_up(name)).map(|(_, offer)| offer.clone());
+        let held = self.held(name, wanted);
+        match (mine, held.is_empty()) {
+            (mine, true) => mine,
+            (None, false) => Some(Offer { service: ServiceName::new(name).ok()?, candidates: held.into() }),
+            (Some(mine), false) => {
+                let candidates = mine.candidates.iter().cloned().chain(held).collect();
+                Some(Offer { service: mine.service, candidates })
+            }
+        }
+    }
+
     fn is_up(&self, name: &str) -> bool {
         let mut services = self.node.services.iter();
         services.any(|service| service.spec.name.as_str() == name && service.health().state == ServiceHealth::Up)
@@ -279,26 +296,22 @@ impl Directory for OwnServices {
             Target::Worker { worker, .. } => Some(worker.parse().ok()?),
         };
         let name = target.service();
-        let mine = wanted.is_none_or(|node| node == self.tunnel.node());
-        let offer = self.offers.iter().find(|(offered, _)| offered.as_str() == name);
-        let mine = offer.filter(|_| mine && self.is_up(name)).map(|(_, offer)| offer.clone());
-        let held = self.held(name, wanted);
-        match (mine, held.is_empty()) {
-            (mine, true) => mine,
-            (None, false) => Some(Offer { service: ServiceName::new(name).ok()?, candidates: held.into() }),
-            (Some(mine), false) => {
-                let candidates = mine.candidates.iter().cloned().chain(held).collect();
-                Some(Offer { service: mine.service, candidates })
-            }
-        }
+        // As at an entry: an alias holds wherever a service is named, and a service of the name itself comes first.
+        self.offer(name, wanted).or_else(|| self.offer(aliases().get(name)?.as_str(), wanted))
     }
 
     fn known(&self, target: &Target<'_>) -> String {
+        let is = |name: &str| self.offers.iter().any(|(offered, _)| offered.as_str() == name);
         let name = target.service();
-        if self.offers.iter().any(|(offered, _)| offered.as_str() == name) {
+        if is(name) || aliases().get(name).is_some_and(|meant| is(meant.as_str())) {
             "this node offers it, and it is down at the moment".into()
         } else {
             "this port serves this node's own services alone, and it offers none of that name".into()
         }
     }
+}
+
+/// Other names of services, for this port: those that every federation begins with. An entry's own are its operator's.
+fn aliases() -> &'static BTreeMap<ServiceName, ServiceName> {
+    Catalogue::built_in().aliases()
 }

@@ -131,7 +131,12 @@ impl Membership {
             listen: profile.mesh_listen.clone(),
             seed: member.seed,
         });
-        let publisher = Publisher { mesh: mesh.clone(), profile: (*profile).clone(), services: (*services).clone() };
+        let publisher = Arc::new(Publisher {
+            mesh: mesh.clone(),
+            profile: (*profile).clone(),
+            services: (*services).clone(),
+            drain: member.drain.subscribe(),
+        });
         publisher.say().map_err(|error| cannot_go_on(&error))?;
         let desk = DeskConfig {
             heartbeat_timeout: profile.heartbeat_timeout,
@@ -152,8 +157,9 @@ impl Membership {
         };
         let stop = watch::Sender::new(false);
         let mut running = JoinSet::new();
-        running.spawn(publisher.run(member.drain.subscribe()));
-        running.spawn(mesh.clone().run(config.clone(), (*failures).clone()));
+        running.spawn(publisher.clone().run());
+        let say = Arc::new(move || publisher.say_or_tell());
+        running.spawn(mesh.clone().run(config.clone(), say, (*failures).clone()));
         running.spawn(stand_for_election(mesh.clone()));
         running.spawn(listen(mesh.clone(), told, config.census.subscribe()));
         running.spawn(contract.clone().run());
@@ -240,6 +246,8 @@ struct Publisher {
     mesh: Arc<Mesh>,
     profile: Profile,
     services: Arc<LocalServices>,
+    /// Once it leaves, what it said last is Leave: nothing may come after that.
+    drain: watch::Receiver<DrainState>,
 }
 
 impl Publisher {
@@ -249,19 +257,27 @@ impl Publisher {
         mesh.replica.announce(self.profile.record(mesh.roles(), &self.services, &mesh.addresses(), home))
     }
 
-    async fn run(self, mut drain: watch::Receiver<DrainState>) {
+    fn say_or_tell(&self) {
+        if *self.drain.borrow() == DrainState::Draining {
+            return;
+        }
+        if let Err(error) = self.say() {
+            error!(%error, "what the node has to say of itself cannot be said");
+        }
+    }
+
+    async fn run(self: Arc<Self>) {
+        let mut drain = self.drain.clone();
         let mut health = self.services.health_changes();
         health.mark_unchanged();
+        let mut mesh = self.mesh.watch();
         loop {
             tokio::select! {
                 changed = health.changed() => if changed.is_err() { return },
-                () = self.mesh.changed() => {}
-                // What it said last is Leave: nothing may come after that.
+                () = mesh.changed() => {}
                 _ = drain.wait_for(|drain| *drain == DrainState::Draining) => return,
             }
-            if let Err(error) = self.say() {
-                error!(%error, "what the node has to say of itself cannot be said");
-            }
+            self.say_or_tell();
         }
     }
 }

@@ -85,6 +85,50 @@ pub struct Mesh {
     random: Mutex<fastrand::Rng>,
 }
 
+/// Sees what changes that a node's record says: nothing is missed between two looks.
+pub struct Watch {
+    roles: watch::Receiver<Roles>,
+    home: watch::Receiver<Option<Home>>,
+    host: watch::Receiver<Option<HostHandle>>,
+    reach: watch::Receiver<Reach>,
+    status: Option<watch::Receiver<HostStatus>>,
+    /// Where the host listened when that was looked at last.
+    listening: Vec<Multiaddr>,
+}
+
+impl Watch {
+    /// Ready when something has changed, or may have.
+    pub async fn changed(&mut self) {
+        let Self { roles, home, host, reach, status, listening } = self;
+        let listens_elsewhere = async {
+            let Some(status) = status else { return std::future::pending().await };
+            loop {
+                let now = status.borrow_and_update().listening.clone();
+                if now != *listening {
+                    *listening = now;
+                    return;
+                }
+                // A host that has ended says nothing more; its successor does.
+                if status.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        let mut next = None;
+        // The senders are this node's own: none of them goes before it.
+        tokio::select! {
+            _ = roles.changed() => {}
+            _ = home.changed() => {}
+            _ = reach.changed() => {}
+            () = listens_elsewhere => {}
+            _ = host.changed() => next = Some(host.borrow_and_update().as_ref().map(HostHandle::status)),
+        }
+        if let Some(next) = next {
+            self.status = next;
+        }
+    }
+}
+
 /// What a part on the mesh begins with.
 pub struct MeshConfig {
     /// The federation.
@@ -104,6 +148,9 @@ pub struct MeshConfig {
     /// For jitter.
     pub seed: u64,
 }
+
+/// Says anew what the node is, at once.
+pub type Say = dyn Fn() + Send + Sync;
 
 impl Mesh {
     /// Nothing runs yet. What comes out of the receiver are calls that neighbours pass on.
@@ -156,35 +203,21 @@ impl Mesh {
         told
     }
 
-    /// Ready when something has changed that the node's record says.
-    pub async fn changed(&self) {
-        let (mut roles, mut home, mut host, mut reach) =
-            (self.roles.subscribe(), self.home.subscribe(), self.host.subscribe(), self.entry_reach.subscribe());
-        let mut status = self.host.borrow().as_ref().map(HostHandle::status);
-        let before = self.addresses();
-        let listening = async {
-            let Some(status) = &mut status else { return std::future::pending().await };
-            // The end of a host is a change of it.
-            while status.changed().await.is_ok() {
-                if self.addresses() != before {
-                    return;
-                }
-            }
-            std::future::pending().await
-        };
-        // The senders are this node's own: none of them goes before it.
-        tokio::select! {
-            _ = roles.changed() => {}
-            _ = home.changed() => {}
-            _ = host.changed() => {}
-            _ = reach.changed() => {}
-            () = listening => {}
+    /// What the node's record says of its part here, as it changes from now on.
+    pub fn watch(&self) -> Watch {
+        Watch {
+            roles: self.roles.subscribe(),
+            home: self.home.subscribe(),
+            host: self.host.subscribe(),
+            reach: self.entry_reach.subscribe(),
+            status: self.host.borrow().as_ref().map(HostHandle::status),
+            listening: Vec::new(),
         }
     }
 
     /// Is on the mesh, in whatever role, for as long as it is polled. `config` is what its tunnels share.
     /// A host that cannot listen where its operator has said is a failure of the node.
-    pub async fn run(self: Arc<Self>, config: DialConfig, failures: mpsc::Sender<Failure>) {
+    pub async fn run(self: Arc<Self>, config: DialConfig, say: Arc<Say>, failures: mpsc::Sender<Failure>) {
         let mut roles = self.roles.subscribe();
         let mut moves = self.replica.epoch() << MOVES_BITS;
         loop {
@@ -208,7 +241,7 @@ impl Mesh {
             let mut status = host.status();
             self.host.send_replace(Some(host.clone()));
             tokio::select! {
-                () = self.be(role, &host, &config, &mut moves) => {}
+                () = self.be(role, &host, &config, &*say, &mut moves) => {}
                 Ok(()) = roles.changed() => {}
             }
             if role.coordinates() {
@@ -260,14 +293,18 @@ impl Mesh {
         }
     }
 
-    async fn be(&self, role: Roles, host: &HostHandle, config: &DialConfig, moves: &mut u64) {
+    async fn be(&self, role: Roles, host: &HostHandle, config: &DialConfig, say: &Say, moves: &mut u64) {
         if !role.coordinates() {
             let seeker = Seeker {
                 me: self.replica.node(),
                 federation: self.federation,
                 config: config.clone(),
                 hints: &self.hints,
-                settle: &|home| _ = self.home.send_replace(Some(home)),
+                settle: &|home| {
+                    self.home.send_replace(Some(home));
+                    // The home takes in who names it: the record must say so before it is handed over.
+                    say();
+                },
                 moves,
                 attached: &self.attached,
                 random: fastrand::Rng::with_seed(self.seed()),

@@ -15,6 +15,7 @@ use crate::service::Kind;
 use crate::service::evidence::Evidence;
 
 pub mod agent;
+pub mod mesh;
 
 /// How long a process may take to be ready on a machine that is busy with other things.
 pub const READY_WITHIN: Duration = Duration::from_secs(20);
@@ -200,6 +201,16 @@ impl NodeSpec {
         Self { role: "coordinator", ..Self::worker(name) }
     }
 
+    /// A node that offers services and may be elected a coordinator beside it.
+    pub fn auto(name: &str) -> Self {
+        Self { role: "auto", ..Self::worker(name) }
+    }
+
+    /// A worker that is a coordinator too.
+    pub fn both(name: &str) -> Self {
+        Self { role: "both", ..Self::worker(name) }
+    }
+
     /// Offers a service.
     #[must_use]
     pub fn offers(mut self, name: &str, at: SocketAddr, capacity: usize) -> Self {
@@ -232,6 +243,26 @@ impl Node {
     /// Where its own user asks it how it is.
     pub fn control_socket(&self) -> PathBuf {
         self.lab.data_dir(&self.spec.name).join("control.sock")
+    }
+
+    /// Its port for its LAN, where a coordinator also answers agents.
+    pub fn own_port(&self) -> Result<SocketAddr> {
+        self.listen.with_context(|| format!("{} has not said where it listens", self.name()))
+    }
+
+    /// What `status --json` says.
+    pub async fn status(&self) -> Result<serde_json::Value> {
+        let (code, said) = self.command(&["status", "--json"]).await?;
+        anyhow::ensure!(code == 0, "status of {} ended with {code}: {said}", self.name());
+        // Each time it is asked its answer is added to the same log.
+        let answers = serde_json::Deserializer::from_str(&said).into_iter::<serde_json::Value>();
+        let last = answers.map_while(Result::ok).last();
+        last.with_context(|| format!("the status of {} is no JSON: {said}", self.name()))
+    }
+
+    /// Its part on the mesh of its only federation, as its status tells.
+    pub async fn on_the_mesh(&self) -> Result<serde_json::Value> {
+        Ok(self.status().await?["mesh"][0].clone())
     }
 
     /// Starts it again with the same key.

@@ -20,6 +20,7 @@ use crate::terminal::{Style, human, say};
 mod bodies;
 mod capacity;
 mod command_line;
+mod contract;
 mod faults;
 mod files;
 mod hostile;
@@ -112,6 +113,7 @@ pub fn checks() -> Vec<Check> {
         capacity::checks(),
         hostile::checks(),
         command_line::checks(),
+        contract::checks(),
     ];
     groups.into_iter().flatten().collect()
 }

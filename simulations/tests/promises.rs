@@ -65,4 +65,7 @@ promises! {
     a_node_waits_for_its_entry: "unreachable-entry",
     a_data_directory_in_use_is_said: "data-dir-in-use",
     a_corrupt_key_is_never_overwritten: "corrupt-key",
+    agents_are_known_at_every_door: "contract-anywhere",
+    a_coordinator_that_dies_between_two_steps_is_not_noticed: "contract-killed-between",
+    an_agent_that_was_silent_comes_back_and_one_that_is_gone_does_not: "contract-silence",
 }

@@ -94,6 +94,8 @@ async fn serve(mut stream: TcpStream, release: Arc<Notify>, holding: Arc<Notify>
 
 struct OneService {
     address: SocketAddr,
+    /// The names that it goes by: a real node refuses every other.
+    names: Vec<&'static str>,
     registry: Option<Replica>,
 }
 
@@ -118,8 +120,12 @@ impl Slot for Free {
 }
 
 impl Services for OneService {
-    fn open<'a>(&'a self, _preface: &'a Preface) -> BoxFuture<'a, Result<OpenService, Refusal>> {
+    fn open<'a>(&'a self, preface: &'a Preface) -> BoxFuture<'a, Result<OpenService, Refusal>> {
         Box::pin(async move {
+            let asked = preface.service.as_ref().ok_or(Refusal::UnknownService)?;
+            if !self.names.contains(&asked.as_str()) {
+                return Err(Refusal::UnknownService);
+            }
             let io = TcpStream::connect(self.address).await.map_err(|_| Refusal::ServiceDown)?;
             Ok(OpenService { io: Box::new(io), reused: false, slot: Box::new(Free) })
         })
@@ -232,12 +238,13 @@ impl Node {
         let drain = watch::Sender::new(DrainState::Running);
         let leave = Arc::new(OnceLock::new());
         let (tell, coordinators) = mpsc::channel(16);
-        let authorities = says.services.iter();
+        let names: Vec<_> = says.services.iter().map(|(name, _)| *name).collect();
+        let authorities = names.iter().map(|name| (ServiceName::new(name).unwrap(), service.to_string())).collect();
         let config = DialConfig {
             key: says.key(),
             incarnation: says.incarnation(),
-            services: Arc::new(OneService { address: service, registry: says.registry.clone() }),
-            authorities: authorities.map(|(name, _)| (ServiceName::new(name).unwrap(), service.to_string())).collect(),
+            services: Arc::new(OneService { address: service, names, registry: says.registry.clone() }),
+            authorities,
             record: record.subscribe(),
             leave: leave.clone(),
             drain: drain.subscribe(),

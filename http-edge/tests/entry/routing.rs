@@ -33,13 +33,51 @@ async fn every_way_to_a_service_leads_there() {
         ("/api/service/web".to_owned(), "GET / HTTP/1.1"),
         (format!("/service/~{id}/web/x"), "GET /x HTTP/1.1"),
         (format!("/worker/{id}/web/x"), "GET /x HTTP/1.1"),
-        ("/service/llm/y".to_owned(), "GET /y HTTP/1.1"),
     ] {
         let answer = answers(&entry, &target).await;
         assert!(answer.text().starts_with(seen), "{target}: {answer:?}");
         assert_eq!(answer.header("x-hedgerow-served-by"), Some(&*id.to_string()));
         assert!(answer.text().contains(&format!("host: {}\r\n", service.address)), "{answer:?}");
     }
+}
+
+#[tokio::test]
+async fn an_alias_leads_to_its_service_by_every_way() {
+    let entry = Entry::start(&[]).await;
+    let service = Service::start().await;
+    let node = Node::join(&entry, service.address, Says::worker(1, &["notes-coa"])).await;
+    let id = node.id();
+    for prefix in
+        ["/service/notes", "/api/service/notes", &format!("/service/~{id}/notes"), &format!("/worker/{id}/notes")]
+    {
+        let answer = answers(&entry, &format!("{prefix}/x")).await;
+        assert!(answer.text().starts_with("GET /x HTTP/1.1"), "{answer:?}");
+        assert!(answer.text().contains(&format!("x-forwarded-prefix: {prefix}\r\n")), "as it was asked: {answer:?}");
+        assert_eq!(answer.header("x-hedgerow-served-by"), Some(&*id.to_string()));
+    }
+    let why = entry.admin("/mesh/why?service=notes").await.json();
+    assert_eq!(why["candidates"][0]["node_id"], id.to_string());
+}
+
+#[tokio::test]
+async fn a_service_of_the_name_itself_comes_before_the_one_that_it_is_an_alias_of() {
+    let entry = Entry::start(&[]).await;
+    let service = Service::start().await;
+    let of_alias = Node::join(&entry, service.address, Says::worker(1, &["notes-coa"])).await;
+    let by_name = Node::join(&entry, service.address, Says::worker(2, &["notes"])).await;
+    let both = Node::join(&entry, service.address, Says::worker(3, &["notes", "notes-coa"])).await;
+    let served_by =
+        async |target: String| answers(&entry, &target).await.header("x-hedgerow-served-by").map(str::to_owned);
+    for _ in 0..8 {
+        let named = [by_name.id(), both.id()].map(|id| id.to_string());
+        assert!(named.contains(&served_by("/service/notes/".to_owned()).await.unwrap()));
+    }
+    // One node is asked for what it offers itself, whatever others offer.
+    let id = of_alias.id();
+    assert_eq!(served_by(format!("/worker/{id}/notes/")).await, Some(id.to_string()));
+    let answer = entry.get(&format!("/service/~{}/ner/", both.id())).await;
+    answer.is_problem(503, "no-worker");
+    assert!(answer.text().contains("ner stands for ner-extraction; that node offers notes, notes-coa"), "{answer:?}");
 }
 
 #[tokio::test]

@@ -22,6 +22,8 @@ use serde_json::{Map, Value};
 use crate::assign::type_of;
 use crate::catalogue::Catalogue;
 use crate::desk::Desk;
+use crate::endpoint::Call;
+use crate::error::ContractError;
 
 mod admin;
 mod capabilities;
@@ -56,6 +58,32 @@ pub struct Views<'a> {
     pub guest_reachable: &'a dyn Fn(&Guest) -> bool,
     /// Requests that workers have answered, as far as is counted here.
     pub tasks_completed: u64,
+}
+
+impl Views<'_> {
+    /// The answer to a call that only reads, as JSON; nothing for one that [`Call::writes`].
+    pub fn answer(&self, call: &Call) -> Result<Option<Vec<u8>>, ContractError> {
+        Ok(Some(match call {
+            Call::Health => json(&self.health()),
+            Call::DhtBootstrap => json(&self.dht_bootstrap()),
+            Call::Discover(service) => json(&self.discover(service)?),
+            Call::Find(service) => json(&self.find(service)?),
+            Call::ServicesList => json(&self.services_list()),
+            Call::AdminWorkers => json(&self.admin_workers()),
+            Call::AdminCoordinators => json(&self.admin_coordinators()),
+            Call::AdminStats => json(&self.admin_stats()),
+            Call::DhtTopology => json(&self.dht_topology()),
+            Call::DhtStats => json(&self.dht_stats()),
+            Call::Register | Call::Heartbeat | Call::Unregister(_) | Call::EdgeRegister | Call::EdgeHeartbeat => {
+                return Ok(None);
+            }
+        }))
+    }
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    // Our own types of numbers, texts and lists: there is nothing to fail.
+    serde_json::to_vec(value).expect("plain data always serialises")
 }
 
 /// How a worker does.

@@ -2,6 +2,7 @@
 //! reads.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -11,6 +12,8 @@ use hedgerow_proto::retry::Attempts;
 use hedgerow_proto::route::{Contender, Field, PeakEwma, Standing, Target};
 use hedgerow_tunnel::{Liveness, Tunnel};
 use http::HeaderValue;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::clock::now;
 
@@ -106,15 +109,21 @@ pub struct Load {
     in_flight: AtomicU32,
     /// A [`PeakEwma`]. Two threads that update it at once may lose one sample, which is no matter.
     cost: AtomicU64,
-}
-
-impl Default for Load {
-    fn default() -> Self {
-        Self { in_flight: AtomicU32::new(0), cost: AtomicU64::new(PeakEwma::new(now()).to_bits()) }
-    }
+    /// Told when a slot has been given back: somebody who waits for the service may have it.
+    room: Arc<Notify>,
 }
 
 impl Load {
+    fn new(room: Arc<Notify>) -> Self {
+        Self { in_flight: AtomicU32::new(0), cost: AtomicU64::new(PeakEwma::new(now()).to_bits()), room }
+    }
+
+    /// Ready when there may be room at a node that offers the service, for the one who has waited longest, on whatever
+    /// thread. It is a hint: who comes at that moment may be quicker.
+    pub(crate) fn room(&self) -> Notified<'_> {
+        self.room.notified()
+    }
+
     /// Requests that this process has with it.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Relaxed)
@@ -133,46 +142,70 @@ impl Load {
 }
 
 /// One request that counts as in flight while this lives.
-pub(crate) struct Busy(Arc<Load>);
+pub(crate) struct Busy {
+    load: Arc<Load>,
+    leaves_room: bool,
+}
 
 impl Busy {
     pub(crate) fn with(load: &Arc<Load>) -> Self {
         load.in_flight.fetch_add(1, Relaxed);
-        Self(load.clone())
+        Self { load: load.clone(), leaves_room: true }
     }
 
     pub(crate) fn load(&self) -> &Load {
-        &self.0
+        &self.load
+    }
+
+    /// It has been refused, so it leaves no room. Requests that wait for a full node would otherwise call each other up
+    /// without a pause: each refusal the next question.
+    pub(crate) fn refused(&mut self) {
+        self.leaves_room = false;
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Relaxed);
+        self.load.in_flight.fetch_sub(1, Relaxed);
+        if self.leaves_room {
+            self.load.room.notify_one();
+        }
     }
 }
 
 /// The loads of all nodes and services: asked when a snapshot is made, not for requests.
 #[derive(Debug, Default)]
 pub struct Loads {
-    known: Mutex<HashMap<(NodeId, ServiceName), Weak<Load>>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    loads: HashMap<(NodeId, ServiceName), Weak<Load>>,
+    rooms: HashMap<ServiceName, Weak<Notify>>,
 }
 
 impl Loads {
-    /// The load of this node and service: the same for as long as anybody holds it.
+    /// The load of this node and service: the same for as long as anybody holds it. Those of one service belong together:
+    /// who waits for it is told when any of its nodes has room.
     pub fn of(&self, node: NodeId, service: &ServiceName) -> Arc<Load> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() == known.capacity() {
-            // Before it grows: what nobody holds any more makes room.
-            known.retain(|_, load| load.strong_count() > 0);
-        }
-        let slot = known.entry((node, service.clone())).or_default();
-        slot.upgrade().unwrap_or_else(|| {
-            let load = Arc::new(Load::default());
-            *slot = Arc::downgrade(&load);
-            load
-        })
+        let Known { loads, rooms } = &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        the_one(loads, (node, service.clone()), || Load::new(the_one(rooms, service.clone(), Notify::new)))
     }
+}
+
+/// What is known under the key for as long as anybody holds it, else a new one.
+fn the_one<K: Eq + Hash, T>(known: &mut HashMap<K, Weak<T>>, key: K, new: impl FnOnce() -> T) -> Arc<T> {
+    if known.len() == known.capacity() {
+        // Before it grows: what nobody holds any more makes room.
+        known.retain(|_, held| held.strong_count() > 0);
+    }
+    let slot = known.entry(key).or_default();
+    slot.upgrade().unwrap_or_else(|| {
+        let new = Arc::new(new());
+        *slot = Arc::downgrade(&new);
+        new
+    })
 }
 
 /// The candidates of one request as the balancing sees them.

@@ -38,7 +38,7 @@ pub struct ForwardConfig {
     pub queue_timeout: Duration,
     /// How many requests may wait so, on this thread: each holds its client's connection.
     pub queued_max: usize,
-    /// Waiting requests look again after up to this long (the first time much sooner, and whenever one ends here).
+    /// Waiting requests look again after up to this long (the first time much sooner), and when one ends at this process.
     pub queue_backoff_max: Duration,
     /// Idle streams kept for one tunnel, on this thread: as many as may be busy at once, since each beyond it is opened and thrown
     /// away for a single request.

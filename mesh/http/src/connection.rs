@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use hedgerow_proto::frame::{Preface, Release, StreamKind};
 use hedgerow_tunnel::accept::InFlight;
-use hedgerow_tunnel::{BoxStream, Exchange, ExchangeIo, exchange};
+use hedgerow_tunnel::{BoxStream, Exchange, ExchangeIo, Verdict, exchange};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -125,29 +125,26 @@ struct Running {
 impl Running {
     /// Ends it: the service's slot is free, and the connection goes back into the pool.
     fn keep(self) {
-        let Self { connection, pool, tunnel, .. } = self;
+        let Self { connection, pool, tunnel, busy, .. } = self;
         connection.exchange.release(Release::Keep);
         if connection.exchange.breakage().is_none() {
             pool.put(tunnel, connection, now());
         }
-        drop((self.busy, self._watched));
-        pool.room.notify_one();
+        // At the last: who is told of the room takes the connection out of the pool.
+        drop(busy);
     }
 
     /// Ends it, and the connection.
     fn close(self) {
         self.connection.exchange.release(Release::Close);
-        let pool = self.pool.clone();
-        drop(self);
-        pool.room.notify_one();
     }
 
     /// Cuts it off.
-    fn abort(self) {
+    fn abort(mut self) {
+        if matches!(self.connection.exchange.verdict_now(), Some(Verdict::Refused(_))) {
+            self.busy.refused();
+        }
         self.connection.exchange.abort();
-        let pool = self.pool.clone();
-        drop(self);
-        pool.room.notify_one();
     }
 }
 

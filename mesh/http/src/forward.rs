@@ -235,7 +235,7 @@ impl<D: Directory> Inner<D> {
                 Pick::Nobody if !job.attempts.met_full() => return Err(self.nobody(job)),
                 // A full node is excluded for one round: it may have room by now.
                 Pick::Nobody | Pick::AllFull => {
-                    self.wait_for_room(job, &mut backoff).await?;
+                    self.wait_for_room(job, &offer, &mut backoff).await?;
                     continue;
                 }
             };
@@ -313,8 +313,13 @@ impl<D: Directory> Inner<D> {
         }
     }
 
-    /// All are full: waits until an exchange of this thread ends, or for a moment.
-    async fn wait_for_room(&self, job: &mut Job<'_>, backoff: &mut Duration) -> Result<(), ForwardError> {
+    /// All are full: waits until an exchange with one of them ends, or for a moment.
+    async fn wait_for_room(
+        &self,
+        job: &mut Job<'_>,
+        offer: &Offer,
+        backoff: &mut Duration,
+    ) -> Result<(), ForwardError> {
         job.queued_since.get_or_insert_with(now);
         let is_crowded = self.stats.queued.load(Relaxed) >= self.config.queued_max as u64;
         if is_crowded || job.queued() >= self.config.queue_timeout {
@@ -324,8 +329,14 @@ impl<D: Directory> Inner<D> {
         // Full jitter: those that wait for the same node must not come back together.
         let share = self.random.borrow_mut().f64();
         let pause = Duration::from_millis(1) + backoff.mul_f64(share);
+        let room = async {
+            match offer.candidates.first() {
+                Some(candidate) => candidate.load.room().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            () = self.pool.room.notified() => {}
+            () = room => {}
             () = sleep(pause) => {}
         }
         *backoff = (*backoff * 2).min(self.config.queue_backoff_max);

@@ -5,8 +5,6 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tokio::sync::Notify;
-
 use crate::connection::Connection;
 
 /// The pool of one thread.
@@ -14,8 +12,6 @@ pub(crate) struct Pool {
     idle: RefCell<HashMap<u64, Vec<Idle>>>,
     idle_max: usize,
     timeout: Duration,
-    /// Told whenever an exchange of this thread has ended: a node may have room.
-    pub(crate) room: Notify,
 }
 
 struct Idle {
@@ -25,7 +21,7 @@ struct Idle {
 
 impl Pool {
     pub(crate) fn new(idle_max: usize, timeout: Duration) -> Self {
-        Self { idle: RefCell::default(), idle_max, timeout, room: Notify::new() }
+        Self { idle: RefCell::default(), idle_max, timeout }
     }
 
     /// The connection of this tunnel that was used last: its RELEASE is in front of the next OPEN, and the others may

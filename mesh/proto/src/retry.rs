@@ -126,8 +126,9 @@ pub enum Decision {
 pub struct RetryLimits {
     /// How often a request may be sent where it may have run. With three, two nodes may die under one request.
     pub sends_max: u32,
-    /// How often it may be refused (or find no stream), which costs a round trip each: more nodes than that are full
-    /// only when all are.
+    /// How often it may be refused (or find no stream) before it waits, which costs a round trip each: more nodes than that
+    /// are full only when all are. How long it may wait, and so how often it may ask all of them again, is the caller's
+    /// business.
     pub refusals_max: u32,
 }
 
@@ -150,9 +151,9 @@ pub struct Attempt {
 pub struct Attempts {
     repeat: Repeat,
     limits: RetryLimits,
+    /// All but the refusals that are forgotten, so that it stays short however long a request waits.
     failed: Vec<Attempt>,
-    /// Nodes in `failed` from here on are excluded, [`Refusal::Full`] ones before it may be asked again.
-    full_forgotten_below: usize,
+    forgotten: usize,
     refusals: u32,
     sends: u32,
     stale_resent: bool,
@@ -166,7 +167,7 @@ impl Attempts {
             repeat,
             limits,
             failed: Vec::new(),
-            full_forgotten_below: 0,
+            forgotten: 0,
             refusals: 0,
             sends: 0,
             stale_resent: false,
@@ -181,10 +182,10 @@ impl Attempts {
 
     /// How often it has failed so far.
     pub fn count(&self) -> usize {
-        self.failed.len()
+        self.forgotten + self.failed.len()
     }
 
-    /// Where and why it failed so far, in order.
+    /// Where and why it failed so far, in order, without the refusals that are forgotten.
     pub fn failures(&self) -> &[Attempt] {
         &self.failed
     }
@@ -201,20 +202,21 @@ impl Attempts {
 
     /// Whether the node has failed this request already.
     pub fn excludes(&self, node: &NodeId) -> bool {
-        self.failed.iter().enumerate().any(|(index, attempt)| {
-            let forgotten = index < self.full_forgotten_below && attempt.failure == Failure::Refused(Refusal::Full);
-            attempt.node == *node && !forgotten
-        })
+        self.failed.iter().any(|attempt| attempt.node == *node)
     }
 
     /// Nodes that were full may be asked again: some time has passed.
     pub fn forget_full(&mut self) {
-        self.full_forgotten_below = self.failed.len();
+        let before = self.failed.len();
+        self.failed.retain(|attempt| attempt.failure != Failure::Refused(Refusal::Full));
+        let forgotten = before - self.failed.len();
+        self.forgotten += forgotten;
+        self.refusals = self.refusals.saturating_sub(u32::try_from(forgotten).unwrap_or(u32::MAX));
     }
 
     /// Whether some node was found full, and waiting may help.
     pub fn met_full(&self) -> bool {
-        self.failed.iter().any(|attempt| attempt.failure == Failure::Refused(Refusal::Full))
+        self.forgotten > 0 || self.failed.iter().any(|attempt| attempt.failure == Failure::Refused(Refusal::Full))
     }
 
     /// An attempt at `node` failed: what next? `now` is the time since any origin, the same as for the budget before.
@@ -358,6 +360,24 @@ mod tests {
         assert!(!attempts.excludes(&node(1)) && attempts.excludes(&node(2)));
         attempts.failed(NOW, node(1), Failure::Refused(Refusal::Full), Body::Replayable, Answer::Nothing, &mut budget);
         assert!(attempts.excludes(&node(1)), "full once more");
+        assert!(attempts.met_full());
+        assert_eq!((attempts.count(), attempts.failures().len()), (3, 2));
+    }
+
+    #[test]
+    fn what_waits_for_room_is_refused_as_often_as_its_time_allows() {
+        let (mut attempts, mut budget) = attempts(Repeat::Once);
+        let mut refused = |attempts: &mut Attempts, node| {
+            let full = Failure::Refused(Refusal::Full);
+            attempts.failed(NOW, node, full, Body::Replayable, Answer::Nothing, &mut budget)
+        };
+        for _ in 0..1000 {
+            assert_eq!(refused(&mut attempts, node(1)), Decision::Elsewhere);
+            attempts.forget_full();
+        }
+        assert_eq!((attempts.count(), attempts.failures().len()), (1000, 0), "and takes no more memory for it");
+        let last = (0..).map(|n| refused(&mut attempts, node(n))).position(|next| next != Decision::Elsewhere);
+        assert_eq!(last, Some(31), "one round is bounded");
     }
 
     #[test]

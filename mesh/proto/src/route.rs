@@ -19,14 +19,14 @@ pub enum Target<'a> {
     Node {
         /// The node.
         node: NodeId,
-        /// A valid [`ServiceName`].
+        /// A valid [`ServiceName`], or an alias of one.
         service: &'a str,
     },
     /// The service of one worker, by the name that it registered under: `/worker/{id}/{service}/…`.
     Worker {
         /// 1 to [`WORKER_ID_BYTES_MAX`] bytes that need no escaping in a URL.
         worker: &'a str,
-        /// A valid [`ServiceName`].
+        /// A valid [`ServiceName`], or an alias of one.
         service: &'a str,
     },
 }

@@ -99,3 +99,22 @@ async fn the_nodes_own_port_shares_the_slots_with_the_tunnels() {
     in_time("the answer", client.read_to_string(&mut answer)).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("hello"), "{answer}");
 }
+
+#[tokio::test]
+async fn an_alias_leads_to_its_service_at_the_nodes_own_port_too() {
+    let home = Home::new();
+    let (mut entry, service) = (Entry::start(1).await, Service::start().await);
+    let _node =
+        home.start(&["join", &entry.url(), "--service", &service.named("notes-coa"), "--listen", "127.0.0.1:0"]);
+    entry.joined().await;
+    let status = home.status().await;
+    let (listen, id) = (status.listen.expect("it listens"), status.node_id);
+    for path in ["/service/notes/", &format!("/service/~{id}/notes/"), &format!("/worker/{id}/notes/")] {
+        let mut client = tokio::net::TcpStream::connect(&listen).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        in_time("the answer", client.read_to_string(&mut answer)).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("hello"), "{path}: {answer}");
+    }
+}

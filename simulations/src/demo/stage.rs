@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::registry::{Witnesses, short};
 use super::view::{Board, State};
@@ -103,8 +103,7 @@ impl Stage {
         if let Some(index) = called(&self.workers) {
             self.witnesses.has_home(name, self.workers[index].control_socket());
         } else if let Some(index) = called(&self.coordinators) {
-            let at = self.coordinators[index].listen.context("a coordinator without a port of its own")?;
-            self.witnesses.holds_registry(name, at);
+            self.witnesses.holds_registry(name, self.coordinators[index].own_port()?);
         } else {
             self.witnesses.holds_registry(name, self.entry.http);
         }

@@ -290,3 +290,35 @@ fn a_load_that_makes_no_sense_is_a_full_one() {
         assert_eq!(found.unwrap().recommended.load, shown, "{load}");
     }
 }
+
+#[test]
+fn every_call_that_only_reads_is_answered_in_json_and_no_other() {
+    let federation = federation();
+    let embed: ServiceName = "embed".parse().unwrap();
+    for call in [
+        Call::Health,
+        Call::DhtBootstrap,
+        Call::Discover(embed.clone()),
+        Call::Find(embed),
+        Call::ServicesList,
+        Call::AdminWorkers,
+        Call::AdminCoordinators,
+        Call::AdminStats,
+        Call::DhtTopology,
+        Call::DhtStats,
+        Call::Register,
+        Call::Heartbeat,
+        Call::EdgeRegister,
+        Call::EdgeHeartbeat,
+        Call::Unregister(worker_id("g")),
+    ] {
+        let answer = federation.ask(false, |views| views.answer(&call)).unwrap();
+        assert_eq!(answer.is_none(), call.writes(), "{call:?}");
+        if let Some(answer) = answer {
+            let value: Value = serde_json::from_slice(&answer).unwrap();
+            assert!(value.is_object() || value.is_array(), "{call:?}: {value}");
+        }
+    }
+    let nobody = federation.ask(false, |views| views.answer(&Call::Find("nobody".parse().unwrap())));
+    assert!(matches!(nobody, Err(ContractError::NobodyOffers { .. })));
+}

@@ -218,7 +218,12 @@ impl Node {
 
     /// As the forwarding sees it.
     pub(crate) fn candidate(&self) -> Candidate {
-        Candidate::new(&service(), self.tunnel.clone(), self.capacity, Loads::default().of(self.id, &service()))
+        self.candidate_in(&Loads::default())
+    }
+
+    /// As the forwarding of this process sees it.
+    pub(crate) fn candidate_in(&self, loads: &Loads) -> Candidate {
+        Candidate::new(&service(), self.tunnel.clone(), self.capacity, loads.of(self.id, &service()))
     }
 
     /// Its tunnel is gone from one moment to the next.
@@ -361,7 +366,8 @@ impl Front {
     }
 
     pub(crate) fn with(config: ForwardConfig, nodes: &[&Node]) -> Self {
-        Self::to(config, nodes.iter().map(|node| node.candidate()).collect())
+        let loads = Loads::default();
+        Self::to(config, nodes.iter().map(|node| node.candidate_in(&loads)).collect())
     }
 
     /// In front of these.
