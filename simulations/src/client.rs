@@ -1,6 +1,7 @@
 //! HTTP/1.1 as a client speaks it: one request ([`ask`]), or a [`load`] of them.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
@@ -10,7 +11,8 @@ use hyper::client::conn::http1::SendRequest;
 use hyper::header::{HOST, HeaderValue};
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 
 pub mod load;
 
@@ -59,6 +61,10 @@ impl Answer {
 pub async fn connect(to: SocketAddr) -> Result<SendRequest<Sent>> {
     let stream = TcpStream::connect(to).await.with_context(|| format!("no connection to {to}"))?;
     stream.set_nodelay(true)?;
+    speak_over(stream).await
+}
+
+async fn speak_over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<SendRequest<Sent>> {
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
@@ -93,6 +99,16 @@ pub async fn ask(to: SocketAddr, request: Request<Sent>) -> Result<Answer> {
     tokio::time::timeout(PATIENCE, ask_on(&mut sender, to, request)).await.map_err(|_| anyhow!("no answer in time"))?
 }
 
+/// The same over a Unix domain socket: a node's control socket.
+pub async fn ask_socket(path: &Path, mut request: Request<Sent>) -> Result<Answer> {
+    let stream = UnixStream::connect(path).await.with_context(|| format!("no connection to {}", path.display()))?;
+    let mut sender = speak_over(stream).await?;
+    request.headers_mut().entry(HOST).or_insert(HeaderValue::from_static("node"));
+    tokio::time::timeout(PATIENCE, whole_answer(&mut sender, request))
+        .await
+        .map_err(|_| anyhow!("no answer in time"))?
+}
+
 /// Sends one request and returns once the head of the answer is there.
 pub async fn begin(to: SocketAddr, mut request: Request<Sent>) -> Result<Response<hyper::body::Incoming>> {
     let mut sender = connect(to).await?;
@@ -106,6 +122,10 @@ pub async fn begin(to: SocketAddr, mut request: Request<Sent>) -> Result<Respons
 /// Sends one request on a kept connection and takes the whole answer.
 pub async fn ask_on(sender: &mut SendRequest<Sent>, to: SocketAddr, mut request: Request<Sent>) -> Result<Answer> {
     name_host(&mut request, to)?;
+    whole_answer(sender, request).await
+}
+
+async fn whole_answer(sender: &mut SendRequest<Sent>, request: Request<Sent>) -> Result<Answer> {
     let response = sender.send_request(request).await.context("no answer")?;
     let (head, body) = response.into_parts();
     let body = body.collect().await.context("the answer broke off")?.to_bytes();

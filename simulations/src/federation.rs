@@ -14,6 +14,7 @@ use crate::process::{Launch, Process, Workdir};
 use crate::service::Kind;
 use crate::service::evidence::Evidence;
 
+pub mod agent;
 pub mod mesh;
 
 /// How long a process may take to be ready on a machine that is busy with other things.
@@ -237,6 +238,11 @@ impl Node {
         self.id = ready["node_id"].as_str().context("a ready file without a node id")?.to_owned();
         self.listen = bound(&ready, "listen").ok();
         Ok(())
+    }
+
+    /// Where its own user asks it how it is.
+    pub fn control_socket(&self) -> PathBuf {
+        self.lab.data_dir(&self.spec.name).join("control.sock")
     }
 
     /// Its port for its LAN, where a coordinator also answers agents.

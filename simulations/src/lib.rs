@@ -4,13 +4,15 @@
 //! process  ─ start, watch, signal, measure one process; nothing outlives the harness
 //! binaries ─ find or build what is to be run
 //! service  ─ small HTTP services that keep evidence of what reached them
+//! agent    ─ an agent of the existing contract, with such a service as its own HTTP
 //! client   ─ one request, or a load of them, with every failure and its reason
-//! federation ─ entry + nodes + services as processes
+//! federation ─ entry + nodes + services + agents as processes
 //! demo, interop, bench ─ what a person runs
 //! ```
 //!
 //! The simulation in virtual time comes later and shares nothing with these but the crate.
 
+pub mod agent;
 pub mod bench;
 pub mod binaries;
 pub mod client;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use hedgerow_process::exit::{Failure, report};
 use hedgerow_process::{cli, logging};
-use hedgerow_sim::{bench, demo, guard, interop, service};
+use hedgerow_sim::{agent, bench, demo, guard, interop, service};
 
 /// Runs Hedgerow's real binaries as real processes, and says what they did.
 #[derive(Debug, Parser)]
@@ -25,6 +25,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// One small HTTP service, for behind a worker
     Service(service::ServiceArgs),
+    /// An agent of the existing contract: registers over HTTP, serves, sends heartbeats
+    Agent(agent::AgentArgs),
     /// Becomes COMMAND, and ends when the harness ends
     #[command(hide = true)]
     Guard(guard::GuardArgs),
@@ -44,6 +46,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Demo(args) => on_runtime(demo::run(args)),
         Command::Bench(args) => on_runtime(bench::run(args)),
         Command::Interop(args) => on_runtime(interop::run(args)),
+        Command::Agent(args) => on_runtime(agent::run(args)),
         Command::Service(args) => on_runtime(service::run(args)),
     }
 }

@@ -65,10 +65,22 @@ impl Kind {
 
 /// A service's own state.
 #[derive(Debug)]
-struct Service {
+pub struct Service {
     kind: Kind,
     name: String,
     ledger: Arc<Ledger>,
+}
+
+impl Service {
+    /// One that nothing has reached yet. `name` is what it calls itself.
+    pub fn new(kind: Kind, name: String) -> Arc<Self> {
+        Arc::new(Self { kind, name, ledger: Arc::default() })
+    }
+
+    /// What has reached it.
+    pub fn evidence(&self) -> evidence::Evidence {
+        self.ledger.evidence()
+    }
 }
 
 /// Serves until the process is ended.
@@ -83,7 +95,12 @@ pub async fn run(args: ServiceArgs) -> Result<()> {
         }
         None => None,
     };
-    let service = Arc::new(Service { kind: args.kind, name: args.name, ledger: Arc::default() });
+    serve(listener, Service::new(args.kind, args.name)).await;
+    Ok(())
+}
+
+/// Answers everybody who connects, until it is dropped.
+pub async fn serve(listener: TcpListener, service: Arc<Service>) {
     loop {
         let (stream, _) = match listener.accept().await {
             Ok(accepted) => accepted,

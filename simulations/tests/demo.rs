@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use hedgerow_sim::agent::Step;
 use hedgerow_sim::binaries::Binaries;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -53,13 +54,50 @@ fn the_demo_keeps_what_it_promises_and_says_so() {
     let output = demo(&mark, &["--seconds", "8", "--json", json.to_str().unwrap()]).wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}");
-    for word in ["curl http://", "SIGKILL to worker-2", "What was promised", "p99"] {
+    let said = [
+        "curl http://",
+        "--allow-private-urls",
+        "SIGKILL to worker-2",
+        "paused, and so cut off from everybody",
+        "an agent of the existing contract registers",
+        "it has caught up",
+        "which is home to worker-",
+        "its workers are at home with others",
+        "SIGTERM to the agent",
+        "all 4 who hold the registry agree",
+        "What was promised",
+        "p99",
+    ];
+    for word in said {
         assert!(text.contains(word), "the demo does not say {word:?}:\n{text}");
     }
     let summary: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
     assert_eq!(summary["failed"], serde_json::json!({}), "{summary}");
     assert!(summary["must_not_fail"].as_u64().unwrap() > 100, "{summary}");
+    let (agent, pause, rehoming) = (&summary["agent"], &summary["catching_up"], &summary["rehoming"]);
+    assert!(!agent["services"].as_array().unwrap().is_empty(), "{agent}");
+    assert!(agent["heartbeats"].as_u64().unwrap() > 0, "{agent}");
+    // By its own count, past the federation: those that were measured, and those that waited for it to be there.
+    assert!(agent["requests"].as_u64().unwrap() >= summary["agent_answers"].as_u64().unwrap(), "{summary}");
+    assert!(pause["missed_something"].as_bool().unwrap() && pause["paused"].as_f64().unwrap() >= 4000.0, "{pause}");
+    assert!(rehoming["workers"].as_u64().unwrap() > 0, "{rehoming}");
+    assert_ne!(pause["coordinator"], rehoming["coordinator"], "who has just been away is home to the fewest");
+    assert_eq!(summary["agreement"]["holders"], 4, "{summary}");
+    assert_eq!(summary["agreement"]["digest"].as_str().unwrap().len(), 64, "{summary}");
     wait_until_nothing_is_left(&mark);
+}
+
+/// Alone, without a federation that would take it: what it was told is what it says, and it never asks again.
+#[test]
+fn an_agent_that_is_not_taken_says_why_and_ends() {
+    // A port that was free a moment ago, and is closed again.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let output = Command::new(SIM).args(["agent", "--coordinator", &format!("http://{closed}")]).output().unwrap();
+    assert!(!output.status.success());
+    let steps = Step::all_in(&String::from_utf8_lossy(&output.stdout));
+    let events: Vec<_> = steps.iter().map(|step| step.event.as_str()).collect();
+    assert_eq!(events, ["health", "exit"]);
+    assert!(steps[0].status.is_none() && steps[0].error.is_some(), "{steps:?}");
 }
 
 #[test]

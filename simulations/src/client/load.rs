@@ -180,6 +180,11 @@ pub struct View {
 }
 
 impl View {
+    /// When the load began.
+    pub fn began(&self) -> Instant {
+        self.shared.begin
+    }
+
     /// The samples from this one on.
     pub fn samples_from(&self, index: usize) -> Vec<Sample> {
         self.shared.samples().get(index..).map(<[Sample]>::to_vec).unwrap_or_default()

@@ -1,39 +1,55 @@
-//! The cast: one entry, three coordinators, four workers, and eight small services behind them.
+//! The cast: one entry, three coordinators, four workers, and eight small services behind them. An agent comes later.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Result;
 
+use super::registry::{Witnesses, short};
 use super::view::{Board, State};
 use crate::binaries::Binaries;
 use crate::federation::{Entry, Lab, Node, NodeSpec, Service};
 use crate::service::Kind;
+use crate::terminal::human;
 
 /// How many requests a service takes at once.
 const CAPACITY: usize = 16;
 /// Where the nodes say they are.
 const PLACES: [&str; 7] = ["Lisbon", "Nairobi", "Osaka", "Quito", "Tartu", "Pune", "Perth"];
 
+/// What the entry is called.
+pub(super) const ENTRY: &str = "entry";
+/// What the agent is called, which comes later.
+pub(super) const AGENT: &str = "agent-1";
+
 /// All that runs.
 #[derive(Debug)]
 pub(super) struct Stage {
-    lab: Arc<Lab>,
+    pub(super) lab: Arc<Lab>,
     pub(super) entry: Entry,
     pub(super) coordinators: Vec<Node>,
     pub(super) workers: Vec<Node>,
     services: Vec<(Kind, Service)>,
+    /// Who is asked what they hold of the registry.
+    pub(super) witnesses: Witnesses,
 }
 
 impl Stage {
-    /// Starts everything and waits until all tunnels are up.
+    /// Starts everything and waits until all tunnels are up, the registries equal, and all workers at home.
     pub(super) async fn set(binaries: &Binaries, board: &Board) -> Result<Self> {
         let lab = Lab::new(binaries)?;
         let phase = board.phase("starting the entry");
-        let entry = lab.entry("entry", &[]).await?;
-        board.add("entry", "entry", format!("{}", entry.http), State::Up);
-        let mut stage =
-            Self { lab: lab.clone(), entry, coordinators: Vec::new(), workers: Vec::new(), services: Vec::new() };
+        let entry = lab.entry(ENTRY, &["--allow-private-urls"]).await?;
+        board.add(ENTRY, "entry", format!("{}", entry.http), State::Up);
+        let mut stage = Self {
+            lab: lab.clone(),
+            entry,
+            coordinators: Vec::new(),
+            workers: Vec::new(),
+            services: Vec::new(),
+            witnesses: Witnesses::default(),
+        };
         for number in 1..=3 {
             phase.set_message(format!("starting coordinator {number} of 3"));
             let place = PLACES[number - 1];
@@ -57,13 +73,48 @@ impl Stage {
             stage.workers.push(lab.start_node(spec, &[&stage.entry])?);
         }
         phase.set_message("waiting for the tunnels");
+        let mut names = vec![ENTRY.to_owned()];
         for node in stage.coordinators.iter_mut().chain(&mut stage.workers) {
             node.joined().await?;
             board.identify(node.name(), &node.id);
-            board.set(node.name(), State::Up);
+            names.push(node.name().to_owned());
         }
+        for name in &names {
+            stage.up(board, name)?;
+        }
+        phase.set_message("waiting until all hold the same registry, and each worker has a home");
+        let joined = Instant::now();
+        let (settled, _) = stage.witnesses.settled(joined).await?;
+        let (agreed, look) = stage.witnesses.agree(joined).await?;
         phase.finish_and_clear();
+        board.note(format!(
+            "   the coordinators hold one registry ({}) and each worker has a home {} after the last tunnel was up; the entry \
+             holds it after {}",
+            look.agreed().map(short).unwrap_or_default(),
+            human(settled),
+            human(agreed)
+        ));
         Ok(stage)
+    }
+
+    /// This process runs: it may be asked what it holds of the registry.
+    pub(super) fn up(&self, board: &Board, name: &str) -> Result<()> {
+        let called = |nodes: &'_ [Node]| nodes.iter().position(|node| node.name() == name);
+        if let Some(index) = called(&self.workers) {
+            self.witnesses.has_home(name, self.workers[index].control_socket());
+        } else if let Some(index) = called(&self.coordinators) {
+            self.witnesses.holds_registry(name, self.coordinators[index].own_port()?);
+        } else {
+            self.witnesses.holds_registry(name, self.entry.http);
+        }
+        board.set(name, State::Up);
+        Ok(())
+    }
+
+    /// This process is not to be asked any more, for this reason.
+    pub(super) fn gone(&self, board: &Board, name: &str, state: State) {
+        self.witnesses.forget(name);
+        board.set(name, state);
     }
 
     /// How often each POST ran, as the services saw it.

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use super::AGENT_TARGET;
 use super::listener::Heard;
-use super::script::Marks;
+use super::marks::{AgentMarks, Agreement, CatchingUp, Marks, Rehoming};
+use super::registry::short;
 use crate::client::load::{Failure, Sample, Target, quantile};
 use crate::terminal::{Style, grouped, human};
 
@@ -14,6 +16,10 @@ use crate::terminal::{Style, grouped, human};
 const FIRST_ROUTE_WITHIN: Duration = Duration::from_secs(2);
 /// How long it may take until all nodes have dialled back.
 const ALL_BACK_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long the registry and the homes may take to be right again after what is done to coordinators. Generous: it says that they
+/// come right by themselves; the figures beside it say how quickly.
+const SETTLED_WITHIN: Duration = Duration::from_secs(10);
 
 /// What was measured, and whether it is what was promised.
 #[derive(Debug, Clone, Serialize)]
@@ -52,6 +58,14 @@ pub(super) struct Verdict {
     #[serde(serialize_with = "as_milliseconds")]
     rejoined: Duration,
     events: Heard,
+    /// Good answers of the agent, by what the entry says who answered.
+    agent_answers: usize,
+    /// Requests for the agent's service while it was there, an entry was up, and knew of it.
+    agent_must_not_fail: usize,
+    agent: AgentMarks,
+    catching_up: CatchingUp,
+    rehoming: Rehoming,
+    agreement: Agreement,
 }
 
 /// What the design says of one failed request.
@@ -74,18 +88,24 @@ impl Verdict {
     ) -> Self {
         let mut counts = [0_usize; 3];
         let mut failed = BTreeMap::new();
-        let mut gets_apart = 0;
+        let (mut gets_apart, mut agent_apart) = (0, 0);
         for sample in samples {
             let Err(failure) = &sample.result else { continue };
             let is_get = targets[sample.target].method == "GET";
-            match classify(sample, failure, is_get, marks) {
+            let of_agent = sample.target == AGENT_TARGET;
+            let back = if of_agent { marks.agent_was_back } else { marks.nodes_were_back };
+            let class = classify(sample, failure, is_get, marks, back);
+            match class {
                 Class::NoEntry => counts[0] += 1,
                 Class::NodesReturning => counts[1] += 1,
                 Class::PostUnknown => counts[2] += 1,
                 Class::Broken => *failed.entry(format!("{} {failure}", targets[sample.target].label)).or_default() += 1,
             }
-            gets_apart += usize::from(is_get && classify(sample, failure, true, marks) != Class::Broken);
+            gets_apart += usize::from(is_get && class != Class::Broken);
+            agent_apart += usize::from(of_agent && class != Class::Broken);
         }
+        let of_agent = || samples.iter().filter(|sample| sample.target == AGENT_TARGET);
+        let by_agent = |sample: &&Sample| sample.result.as_ref().is_ok_and(|good| *good.node == *marks.agent.worker_id);
         let gets = samples.iter().filter(|sample| targets[sample.target].method == "GET").count();
         let good = || samples.iter().filter(|sample| sample.result.is_ok());
         let mut took: Vec<_> = good().map(|sample| sample.took).collect();
@@ -111,12 +131,19 @@ impl Verdict {
             all_back: marks.all_back,
             rejoined: marks.rejoined,
             events: events.clone(),
+            agent_answers: of_agent().filter(by_agent).count(),
+            agent_must_not_fail: of_agent().count() - agent_apart,
+            agent: marks.agent.clone(),
+            catching_up: marks.catching_up.clone(),
+            rehoming: marks.rehoming.clone(),
+            agreement: marks.agreement.clone(),
         }
     }
 
     /// The promises: what each is, what was measured, and whether it holds.
     fn promises(&self) -> Vec<(&'static str, String, String, bool)> {
         let failed: usize = self.failed.values().sum();
+        let settled = || format!("≤ {}", human(SETTLED_WITHIN));
         vec![
             (
                 "requests that must not fail",
@@ -142,6 +169,36 @@ impl Verdict {
                 format!("≤ {}", human(ALL_BACK_WITHIN)),
                 self.all_back <= ALL_BACK_WITHIN,
             ),
+            (
+                "coordinator killed: workers rehomed",
+                format!("{} in {}", self.rehoming.workers, human(self.rehoming.took)),
+                settled(),
+                self.rehoming.workers > 0 && self.rehoming.took <= SETTLED_WITHIN,
+            ),
+            (
+                "coordinator paused: caught up",
+                human(self.catching_up.took),
+                settled(),
+                self.catching_up.missed_something && self.catching_up.took <= SETTLED_WITHIN,
+            ),
+            (
+                "agent of the existing contract",
+                format!("{} asked, {} answered", grouped(self.agent_must_not_fail), grouped(self.agent_answers)),
+                "all answered".to_owned(),
+                self.agent_answers > 0 && self.agent_answers == self.agent_must_not_fail,
+            ),
+            (
+                "its heartbeats",
+                format!("{} answered, {} refused", self.agent.heartbeats, self.agent.heartbeats_refused),
+                "0 refused".to_owned(),
+                self.agent.heartbeats > 0 && self.agent.heartbeats_refused == 0,
+            ),
+            (
+                "one registry at the end",
+                format!("{} have {}", self.agreement.holders, short(&self.agreement.digest)),
+                "all have it".to_owned(),
+                !self.agreement.digest.is_empty() && self.agreement.took <= SETTLED_WITHIN,
+            ),
         ]
     }
 
@@ -161,12 +218,12 @@ impl Verdict {
         let mut lines = vec![String::new(), style.bold("What was promised, and what was measured")];
         for (name, measured, promised, holds) in self.promises() {
             let sign = if holds { style.green("✔") } else { style.red("✘") };
-            lines.push(format!("  {sign} {name:33} {measured:28} {}", style.dim(format!("promised {promised}"))));
+            lines.push(format!("  {sign} {name:36} {measured:28} {}", style.dim(format!("promised {promised}"))));
         }
         for (reason, count) in &self.failed {
             lines.push(format!("      {} × {}", grouped(*count), style.red(reason)));
         }
-        let mut apart = |name: &str, figure: String| lines.push(format!("    {name:33} {figure}"));
+        let mut apart = |name: &str, figure: String| lines.push(format!("    {name:36} {figure}"));
         apart("all requests", grouped(self.requests));
         apart(
             "  while no entry was up",
@@ -181,6 +238,26 @@ impl Verdict {
         apart("latency", format!("p50 {}, p99 {}, longest {}", human(self.p50), human(self.p99), human(self.longest)));
         apart("  longest under the killed worker", human(self.longest_at_worker_kill));
         apart("killed nodes started again", format!("in after {}", human(self.rejoined)));
+        let Self { agent, catching_up, rehoming, .. } = self;
+        apart(
+            "killed coordinator",
+            format!("{}; the others agreed after {}", rehoming.coordinator, human(rehoming.agreed)),
+        );
+        apart(
+            "paused coordinator",
+            format!("{}; cut off from everybody for {}", catching_up.coordinator, human(catching_up.paused)),
+        );
+        apart(
+            "agent",
+            format!(
+                "{}: found after {}, first answer after {}",
+                agent.services.join(", "),
+                human(agent.found),
+                human(agent.first_answer)
+            ),
+        );
+        apart("  after the entry's restart", format!("answers again after {}", human(agent.back)));
+        apart("  after its unregistering", format!("nobody sent to it after {}", human(agent.gone)));
         apart(
             "event stream",
             format!(
@@ -194,14 +271,15 @@ impl Verdict {
     }
 }
 
-fn classify(sample: &Sample, failure: &Failure, is_get: bool, marks: &Marks) -> Class {
+/// `back` is when the entry had found again whom the request was for.
+fn classify(sample: &Sample, failure: &Failure, is_get: bool, marks: &Marks, back: Duration) -> Class {
     let ended = sample.at + sample.took;
     let met = |from: Duration, to: Duration| sample.at <= to && ended >= from;
     let no_answer = matches!(failure, Failure::NoConnection | Failure::Broken(_));
     match failure {
         _ if no_answer && met(marks.entry_killed, marks.entry_listened) => Class::NoEntry,
         // It listens a moment before it is ready, and a killed one answers nothing.
-        Failure::Status(503, _) if met(marks.entry_killed, marks.nodes_were_back) => Class::NodesReturning,
+        Failure::Status(503, _) if met(marks.entry_killed, back) => Class::NodesReturning,
         Failure::Status(502, detail) if !is_get && detail.contains("unknown") => Class::PostUnknown,
         _ => Class::Broken,
     }
@@ -231,7 +309,7 @@ mod tests {
 
     fn class(at: f64, failure: Failure, is_get: bool) -> Class {
         let sample = Sample { at: seconds(at), took: seconds(0.01), target: 0, result: Err(failure.clone()) };
-        classify(&sample, &failure, is_get, &marks())
+        classify(&sample, &failure, is_get, &marks(), marks().nodes_were_back)
     }
 
     #[test]

@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::task::JoinHandle;
 
 use super::listener::Heard;
+use super::registry::{Look, short};
 use crate::client::load::{Sample, View, quantile};
 use crate::terminal::{Style, grouped, human, say};
 
@@ -25,7 +26,9 @@ const RECENT: Duration = Duration::from_secs(2);
 pub(super) enum State {
     Starting,
     Up,
+    Paused,
     Killed,
+    Left,
 }
 
 #[derive(Debug)]
@@ -44,6 +47,10 @@ struct Inner {
     length: Duration,
     began: Mutex<Option<Instant>>,
     rows: Mutex<Vec<Row>>,
+    /// What was seen last of the registry.
+    look: Mutex<Look>,
+    /// The traffic, and how much of each has been counted.
+    followed: Mutex<Vec<(View, usize)>>,
     bar: ProgressBar,
 }
 
@@ -54,7 +61,15 @@ pub(super) struct Board(Arc<Inner>);
 impl Board {
     pub(super) fn new(style: Style, length: Duration) -> Self {
         let bar = ProgressBar::with_draw_target(None, target(style));
-        Self(Arc::new(Inner { style, length, began: Mutex::default(), rows: Mutex::default(), bar }))
+        Self(Arc::new(Inner {
+            style,
+            length,
+            began: Mutex::default(),
+            rows: Mutex::default(),
+            look: Mutex::default(),
+            followed: Mutex::default(),
+            bar,
+        }))
     }
 
     /// A spinner for what takes a while before the traffic begins.
@@ -73,8 +88,22 @@ impl Board {
         self.with_row(name, |row| row.id = id.to_owned());
     }
 
+    pub(super) fn describe(&self, name: &str, detail: String) {
+        self.with_row(name, |row| row.detail = detail);
+    }
+
     pub(super) fn set(&self, name: &str, state: State) {
         self.with_row(name, |row| row.state = state);
+    }
+
+    /// What is to be shown of the registry from now on.
+    pub(super) fn see(&self, look: Look) {
+        *lock(&self.0.look) = look;
+    }
+
+    /// This traffic counts too.
+    pub(super) fn follow(&self, load: View) {
+        lock(&self.0.followed).push((load, 0));
     }
 
     /// A line that stays.
@@ -93,7 +122,7 @@ impl Board {
     }
 
     /// Draws until it is aborted.
-    pub(super) fn paint(&self, load: View, heard: Arc<Mutex<Heard>>) -> JoinHandle<()> {
+    pub(super) fn paint(&self, heard: Arc<Mutex<Heard>>) -> JoinHandle<()> {
         *lock(&self.0.began) = Some(Instant::now());
         self.0.bar.set_style(ProgressStyle::with_template("{msg}").unwrap_or(ProgressStyle::default_bar()));
         let board = self.clone();
@@ -103,9 +132,10 @@ impl Board {
             ticks.tick().await;
             loop {
                 ticks.tick().await;
-                let fresh = load.samples_from(recent.taken);
-                board.count(&fresh);
-                recent.add(fresh);
+                for (began, fresh) in board.fresh() {
+                    board.count(&fresh);
+                    recent.add(began, fresh);
+                }
                 let line = board.status_line(&mut recent, &lock(&heard));
                 if board.0.style.live {
                     board.0.bar.set_message(format!("{}\n{line}\n{}", board.table(), board.bar_line()));
@@ -119,6 +149,17 @@ impl Board {
     /// Takes the table away.
     pub(super) fn finish(&self) {
         self.0.bar.finish_and_clear();
+    }
+
+    /// The samples that came since this was asked last, each load's with its beginning.
+    fn fresh(&self) -> Vec<(Instant, Vec<Sample>)> {
+        let mut followed = lock(&self.0.followed);
+        let fresh = followed.iter_mut().map(|(load, counted)| {
+            let fresh = load.samples_from(*counted);
+            *counted += fresh.len();
+            (load.began(), fresh)
+        });
+        fresh.collect()
     }
 
     fn count(&self, fresh: &[Sample]) {
@@ -137,21 +178,27 @@ impl Board {
 
     fn table(&self) -> Table {
         let mut table = Table::new();
-        table.load_preset(UTF8_BORDERS_ONLY).set_header(["process", "state", "answers", "where and what"]);
+        let head = ["process", "state", "answers", "registry, home", "where and what"];
+        table.load_preset(UTF8_BORDERS_ONLY).set_header(head);
         if !self.0.style.colour {
             table.force_no_tty();
         }
-        for row in self.rows().iter() {
+        let look = lock(&self.0.look).clone();
+        let rows = self.rows();
+        for row in rows.iter() {
             let (word, colour) = match row.state {
                 State::Up => ("up", Color::Green),
                 State::Starting => ("starting", Color::Yellow),
+                State::Paused => ("paused", Color::Magenta),
                 State::Killed => ("killed", Color::Red),
+                State::Left => ("left", Color::DarkGrey),
             };
             let answers = if row.role == "coordinator" { String::new() } else { grouped(row.served) };
             table.add_row([
                 Cell::new(&row.name).add_attribute(Attribute::Bold),
                 Cell::new(format!("● {word}")).fg(colour),
                 Cell::new(answers).set_alignment(CellAlignment::Right),
+                registry_cell(&row.name, &look, &rows),
                 Cell::new(&row.detail),
             ]);
         }
@@ -163,14 +210,28 @@ impl Board {
         let failed = recent.failed;
         let failed = if failed == 0 { style.green("0 failed") } else { style.yellow(format!("{failed} failed")) };
         format!(
-            "{:5.1} s  {:>7} requests, {failed}  {:4.0}/s  p50 {}  p99 {}  {} events",
+            "{:5.1} s  {:>7} requests, {failed}  {:4.0}/s  p50 {}  p99 {}  {} events  {}",
             self.elapsed().unwrap_or_default().as_secs_f64(),
             grouped(recent.taken),
             recent.rate(),
             human(recent.quantile(0.5)),
             human(recent.quantile(0.99)),
-            grouped(heard.events)
+            grouped(heard.events),
+            self.agreement()
         )
+    }
+
+    /// Whether all who hold the registry hold the same.
+    fn agreement(&self) -> String {
+        let (style, look) = (self.0.style, lock(&self.0.look).clone());
+        let coordinators = look.coordinators().count();
+        match (look.agreed(), look.coordinators_agreed()) {
+            (Some(digest), _) => style.green(format!("registry {} × {}", look.digests.len(), short(digest))),
+            (None, Some(digest)) => {
+                style.green(format!("registry {coordinators} × {}, the entry another", short(digest)))
+            }
+            (None, None) => style.yellow("registries differ"),
+        }
     }
 
     fn bar_line(&self) -> String {
@@ -195,25 +256,39 @@ impl Board {
     }
 }
 
+/// The digest of who holds the registry, the home of a worker.
+fn registry_cell(name: &str, look: &Look, rows: &[Row]) -> Cell {
+    if let Some(digest) = look.digests.get(name) {
+        let colour = if digest.as_deref() == look.prevailing() { Color::Green } else { Color::Yellow };
+        return Cell::new(digest.as_deref().map_or("silent", short)).fg(colour);
+    }
+    match look.homes.get(name) {
+        None => Cell::new(""),
+        Some(None) => Cell::new("no home").fg(Color::Yellow),
+        Some(Some(home)) => {
+            let row = rows.iter().find(|row| row.id == *home);
+            Cell::new(format!("at {}", row.map_or(short(home), |row| &row.name)))
+        }
+    }
+}
+
 /// The last moments of the traffic.
 #[derive(Debug, Default)]
 struct Recent {
     taken: usize,
     failed: usize,
-    samples: VecDeque<(Duration, Duration)>,
+    /// When each ended, and how long it had taken.
+    samples: VecDeque<(Instant, Duration)>,
 }
 
 impl Recent {
-    fn add(&mut self, fresh: Vec<Sample>) {
+    fn add(&mut self, began: Instant, fresh: Vec<Sample>) {
         self.taken += fresh.len();
         for sample in fresh {
             self.failed += usize::from(sample.result.is_err());
-            self.samples.push_back((sample.at + sample.took, sample.took));
+            self.samples.push_back((began + sample.at + sample.took, sample.took));
         }
-        let newest = self.samples.back().map_or(Duration::ZERO, |(at, _)| *at);
-        while self.samples.front().is_some_and(|(at, _)| *at + RECENT < newest) {
-            self.samples.pop_front();
-        }
+        self.samples.retain(|(at, _)| at.elapsed() <= RECENT);
     }
 
     fn rate(&self) -> f64 {

@@ -3,6 +3,7 @@
 //! | path | answer |
 //! |---|---|
 //! | `/`, `/hello` | `hello from NAME` |
+//! | `/health` | `{"status": "healthy"}`, for what is asked there whether it serves |
 //! | `/echo` | the request's body, while it still arrives |
 //! | `/digest` | length and SHA-256 of the request's body, as JSON |
 //! | `/head` | the request's method, target and headers as they arrived, as JSON |
@@ -63,6 +64,7 @@ pub(super) async fn answer(
     };
     Ok(match path.as_str() {
         "/" | "/hello" => full(run, StatusCode::OK, "text/plain", format!("hello from {}\n", service.name)),
+        "/health" => full(run, StatusCode::OK, "application/json", json!({ "status": "healthy" }).to_string()),
         "/echo" => echo(run, request),
         "/digest" => digest(run, request).await?,
         "/head" => head(run, &request),
