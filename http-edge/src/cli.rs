@@ -6,12 +6,12 @@ use std::path::PathBuf;
 
 use clap::builder::FalseyValueParser;
 use clap::{Args, Parser};
+use hedgerow_contract::url::HostSuffix;
 use hedgerow_process::logging::LogFormat;
 use hedgerow_proto::id::{NodeId, ServiceName};
 use serde::Deserialize;
 
 use crate::cidr::Cidr;
-use crate::urls::HostSuffix;
 use crate::values::{self, Address, HostPort, Origin, PublicUrl, Size, Span};
 
 /// The public HTTP entry of a hedgerow federation: volunteers' nodes dial in, requests go down their tunnels.
@@ -85,8 +85,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "HEX", env = "HEDGEROW_ENTRY_FEDERATION_KEY")]
     #[serde(deserialize_with = "values::text")]
     pub(crate) federation_key: Option<NodeId>,
-    /// Hosts at which agents with a URL of their own may be: all under `.NAME`, or `NAME` alone; may be repeated [default:
-    /// .trycloudflare.com and .cfargotunnel.com]
+    /// Hosts at which agents with a URL of their own may be: all under `.NAME`, or `NAME` and all under it; may be repeated
+    /// [default: .trycloudflare.com and .cfargotunnel.com]
     #[arg(long, value_name = "SUFFIX", env = "HEDGEROW_ENTRY_URL_SUFFIX", value_delimiter = ',')]
     #[serde(deserialize_with = "values::texts")]
     pub(crate) url_suffix: Vec<HostSuffix>,

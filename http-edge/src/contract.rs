@@ -12,6 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use hedgerow_contract::request::{BODY_BYTES_MAX, Heartbeat, Registration};
+use hedgerow_contract::url::UrlPolicy;
 use hedgerow_contract::views::Views;
 use hedgerow_contract::{Call, Catalogue, ContractError, RECORDS_HEADER};
 use hedgerow_http::{Problem, ResponseBody};
@@ -32,7 +33,7 @@ use crate::clock;
 use crate::routes::{self, Answer};
 use crate::shard::Shard;
 use crate::streams::{self, NotOpened};
-use crate::urls::UrlPolicy;
+use crate::urls;
 
 /// How long a call waits for a coordinator: agents that are told 503 give up for ever, and their own time-out is 10 s.
 const WAIT_MAX: Duration = Duration::from_secs(8);
@@ -279,7 +280,7 @@ fn corrected(body: Bytes, tunnel_url: &str, policy: &UrlPolicy) -> Bytes {
     if !fields.contains_key("routable") {
         return body;
     }
-    match policy.check(tunnel_url) {
+    match urls::check(tunnel_url, policy) {
         Ok(_) => {
             fields.insert("routable".into(), true.into());
             fields.remove("reason");

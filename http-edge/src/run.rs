@@ -27,7 +27,7 @@ use crate::shard::{self, Common, Line};
 use crate::sockets::{self, Bound, ShardSockets};
 use crate::sync;
 use crate::tls::Certificates;
-use crate::urls::{self, Dialler, UrlPolicy};
+use crate::urls::{self, Dialler};
 
 /// How long the threads may take to end once everything is closed: what is left then is cut off.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
@@ -243,7 +243,7 @@ fn announce(common: &Common) {
         threads = common.settings.threads,
         "the entry serves"
     );
-    if common.settings.urls == UrlPolicy::Any {
+    if common.settings.urls.allow_private {
         warn!("--allow-private-urls: agents may have this entry ask whatever it can reach; not for a public entry");
     }
 }

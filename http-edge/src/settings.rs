@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hedgerow_contract::Catalogue;
+use hedgerow_contract::url::{HostSuffix, UrlPolicy};
 use hedgerow_http::{AllowOrigin, Cors};
 use hedgerow_process::config;
 use hedgerow_process::exit::Failure;
@@ -14,7 +15,6 @@ use hedgerow_proto::id::{NodeId, ServiceName};
 
 use crate::cidr::Cidr;
 use crate::cli::{Cli, Options};
-use crate::urls::{HostSuffix, UrlPolicy};
 use crate::values::{HostPort, Origin, PublicUrl};
 
 /// What the entry runs with. Every part has been checked.
@@ -63,8 +63,6 @@ const HEADER_BYTES: u64 = 32 * 1024;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECTIONS_MAX: usize = 16384;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Where existing agents have their tunnels.
-const URL_SUFFIXES: [&str; 2] = [".trycloudflare.com", ".cfargotunnel.com"];
 
 impl Settings {
     /// From the command line and the file that it names.
@@ -188,12 +186,8 @@ fn cors(origins: &[Origin]) -> Cors {
 
 fn urls(suffixes: Vec<HostSuffix>, allow_private: bool) -> Result<UrlPolicy, Failure> {
     match (suffixes.is_empty(), allow_private) {
-        (true, true) => Ok(UrlPolicy::Any),
-        (false, false) => Ok(UrlPolicy::Public(suffixes)),
-        (true, false) => {
-            let suffix = |text: &str| text.parse().expect("a name of ours, and a test reads it");
-            Ok(UrlPolicy::Public(URL_SUFFIXES.map(suffix).to_vec()))
-        }
+        (true, false) => Ok(UrlPolicy::default()),
+        (true, true) | (false, false) => Ok(UrlPolicy { suffixes, allow_private }),
         (false, true) => Err(Failure::usage("--url-suffix is given together with --allow-private-urls")
             .means("the one allows certain hosts, and the other any, so it is not clear what is meant")
             .advice("leave one of the two away: --allow-private-urls is for trying it out")),
@@ -209,6 +203,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::urls;
 
     fn settings(arguments: &[&str]) -> Result<Settings, Failure> {
         let all = std::iter::once("hedgerow-entry").chain(arguments.iter().copied());
@@ -253,7 +248,7 @@ mod tests {
         let check = |text: &str| Settings::check(config::parse(text, "entry.example.toml".as_ref()).unwrap()).unwrap();
         assert!(check(example).tls.is_some());
         let all = check(&uncommented(example));
-        assert!(all.urls.check("https://a.agents.example.org").is_ok());
+        assert!(urls::check("https://a.agents.example.org", &all.urls).is_ok());
         assert!(all.federation_key.is_some() && all.log_format == LogFormat::Json, "the optional lines were found");
         let unit = include_str!("../../deploy/systemd/hedgerow-entry.service");
         let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
@@ -279,13 +274,14 @@ mod tests {
 
     #[test]
     fn agents_may_be_at_cloudflare_tunnels_unless_something_else_is_said() {
-        let allowed = |arguments: &[&str], url: &str| settings(arguments).unwrap().urls.check(url).is_ok();
+        let allowed = |arguments: &[&str], url: &str| urls::check(url, &settings(arguments).unwrap().urls).is_ok();
         let (tunnel, other, private) =
             ("https://a.trycloudflare.com", "https://a.example.org", "http://127.0.0.1:8000");
         assert!(allowed(&[], tunnel) && allowed(&[], "https://a.cfargotunnel.com"));
         assert!(!allowed(&[], other) && !allowed(&[], private));
         let own = ["--url-suffix", ".example.org", "--url-suffix", "one.example.net"];
         assert!(!allowed(&own, tunnel) && allowed(&own, other) && allowed(&own, "https://one.example.net"));
+        assert!(allowed(&own, "https://two.one.example.net") && !allowed(&own, "https://example.org"));
         assert!(allowed(&["--allow-private-urls"], private) && allowed(&["--allow-private-urls"], other));
         assert!(refused(&["--allow-private-urls", "--url-suffix", ".a.example"]).contains("--url-suffix"));
     }
@@ -328,7 +324,7 @@ mod tests {
         assert_eq!(settings.tunnel_listen.port(), 3);
         assert_eq!((settings.body_bytes_max, settings.header_bytes_max), (Some(2 << 30), 16384));
         assert_eq!(settings.log_format, LogFormat::Json);
-        assert!(settings.urls.check("https://a.agents.example").is_ok());
+        assert!(urls::check("https://a.agents.example", &settings.urls).is_ok());
         assert_eq!(settings.aliases.len(), 1);
         assert!(settings.trusted_proxies[0].contains("10.1.1.1".parse().unwrap()));
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! registry ─▶ guests ─▶ may this URL be one? ─▶ is there room? ─▶ route: tunnel in memory ─▶ probe, dial, copy bytes
-//!                       (guest_url)            (here)            (route)                    (probe, dial, slots)
+//!                       (contract::url)        (here)            (route)                    (probe, dial, slots)
 //!                             └──── no ────────────┴──── no ──────────────────────────────────┴── no ──▶ why not, for people
 //! ```
 //!
@@ -10,9 +10,7 @@
 //! places that are none of the stranger's business is in [`dial`], and nothing else in this program dials.
 
 mod dial;
-mod guest_url;
 mod probe;
-mod public;
 mod route;
 mod slots;
 mod why_not;
@@ -22,6 +20,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hedgerow_contract::url::{self, UrlPolicy, UrlTarget};
 use hedgerow_proto::frame::close;
 use hedgerow_proto::id::NodeId;
 use hedgerow_proto::registry::{GuestView, Registry};
@@ -31,13 +30,12 @@ use tokio::time::sleep;
 use tracing::debug;
 
 pub(crate) use dial::Dialler;
-pub(crate) use guest_url::{HostSuffix, UrlPolicy};
 pub(crate) use route::Way;
 pub(crate) use slots::SLOTS;
 pub(crate) use why_not::WhyNot;
 
 use crate::federation::Federation;
-use guest_url::GuestUrl;
+use why_not::UrlRefused;
 
 /// Routes in all: each is probed twice a minute, and has up to [`SLOTS`] connections.
 const ROUTES_MAX: usize = 1024;
@@ -75,6 +73,14 @@ pub(crate) fn guests(registry: &Registry) -> BTreeMap<&str, GuestView<'_>> {
         }
     }
     guests
+}
+
+/// Reads what a guest has registered, and says whether it may be asked there: as coordinators do, and that a certificate
+/// can be for its host.
+pub(crate) fn check(tunnel_url: &str, policy: &UrlPolicy) -> Result<UrlTarget, UrlRefused> {
+    let url = url::check(tunnel_url, policy)?;
+    dial::server_name(&url)?;
+    Ok(url)
 }
 
 /// Keeps a route for each guest that may have one, for as long as the entry lives.
@@ -175,17 +181,15 @@ impl Keeper {
     }
 
     fn open(&mut self, worker_id: &str, wanted: &Wanted, room: &mut Room) -> Result<Outcome, WhyNot> {
-        let url: GuestUrl = self.dialler.policy().check(&wanted.url)?;
-        let host = match self.dialler.policy() {
-            UrlPolicy::Public(_) => url.host.clone(),
-            // Who tries it out has many agents on one machine.
-            UrlPolicy::Any => url.authority(),
-        };
+        let policy = self.dialler.policy();
+        let url = check(&wanted.url, policy)?;
+        // Who tries it out has many agents on one machine.
+        let host = if policy.allow_private { url.authority() } else { url.host.clone() };
         if !room.has(wanted.coordinator, &host) {
             return Err(WhyNot::NoRoom);
         }
         let opened = route::open(worker_id, url, self.dialler.clone());
-        let (way, route) = opened.map_err(|_| guest_url::UrlRefused::Malformed)?;
+        let (way, route) = opened.map_err(|_| UrlRefused::Malformed)?;
         room.take(wanted.coordinator, &host);
         let say = {
             let (federation, worker_id, way) = (self.federation.clone(), worker_id.to_owned(), way.clone());

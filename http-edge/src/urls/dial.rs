@@ -13,8 +13,10 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hedgerow_contract::url::{Scheme, UrlPolicy, UrlTarget, is_public};
 use hedgerow_tunnel::BoxIo;
 use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -22,9 +24,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tracing::debug;
 
-use super::guest_url::{GuestUrl, UrlPolicy};
-use super::public::is_public;
-use super::why_not::Unreachable;
+use super::why_not::{Unreachable, UrlRefused};
 
 /// How long it may take until a connection can be used. Below the time that a request waits for a node to accept it.
 pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -71,12 +71,12 @@ impl Dialler {
     }
 
     /// A fresh connection to the host, on which HTTP/1.1 may be spoken.
-    pub(crate) async fn dial(&self, url: &GuestUrl) -> Result<BoxIo, Unreachable> {
+    pub(crate) async fn dial(&self, url: &UrlTarget) -> Result<BoxIo, Unreachable> {
         timeout(DIAL_TIMEOUT, self.dial_unhurried(url)).await.unwrap_or(Err(Unreachable::TooSlow))
     }
 
-    async fn dial_unhurried(&self, url: &GuestUrl) -> Result<BoxIo, Unreachable> {
-        let server_name = url.server_name().map_err(|_| Unreachable::Unresolved)?;
+    async fn dial_unhurried(&self, url: &UrlTarget) -> Result<BoxIo, Unreachable> {
+        let server_name = server_name(url).map_err(|_| Unreachable::Unresolved)?;
         let addresses = self.resolve(url).await?;
         let stream = connect(&addresses).await?;
         if let Err(error) = stream.set_nodelay(true) {
@@ -97,7 +97,7 @@ impl Dialler {
     }
 
     /// The host's addresses, if each of them may be dialled.
-    async fn resolve(&self, url: &GuestUrl) -> Result<Vec<SocketAddr>, Unreachable> {
+    async fn resolve(&self, url: &UrlTarget) -> Result<Vec<SocketAddr>, Unreachable> {
         let permit = self.lookups.clone().acquire_owned().await.map_err(|_| Unreachable::Unresolved)?;
         let (resolver, host, port) = (self.resolver.clone(), url.host.clone(), url.port);
         let lookup = tokio::task::spawn_blocking(move || {
@@ -118,12 +118,18 @@ impl Dialler {
     }
 }
 
+/// The name that the certificate of a host has to be for; none in the clear.
+pub(crate) fn server_name(url: &UrlTarget) -> Result<Option<ServerName<'static>>, UrlRefused> {
+    match url.scheme {
+        Scheme::Http => Ok(None),
+        Scheme::Https => ServerName::try_from(url.host.clone()).map(Some).map_err(|_| UrlRefused::Malformed),
+    }
+}
+
 /// One address that is not public condemns all: the name is not what it should be.
 fn may_be_dialled(policy: &UrlPolicy, addresses: &[SocketAddr]) -> Result<(), Unreachable> {
-    match policy {
-        UrlPolicy::Public(_) if !addresses.iter().all(|address| is_public(address.ip())) => Err(Unreachable::NotPublic),
-        UrlPolicy::Public(_) | UrlPolicy::Any => Ok(()),
-    }
+    let may = policy.allow_private || addresses.iter().all(|address| is_public(address.ip()));
+    if may { Ok(()) } else { Err(Unreachable::NotPublic) }
 }
 
 async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, Unreachable> {
@@ -146,6 +152,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use futures_util::FutureExt;
+    use hedgerow_contract::url::check;
     use rustls::ServerConfig;
     use rustls::pki_types::PrivateKeyDer;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -154,18 +161,30 @@ mod tests {
 
     use super::*;
 
+    fn any() -> UrlPolicy {
+        UrlPolicy { suffixes: vec![], allow_private: true }
+    }
+
+    fn under(suffix: &str) -> UrlPolicy {
+        UrlPolicy { suffixes: vec![suffix.parse().expect(suffix)], allow_private: false }
+    }
+
+    fn url(text: &str) -> UrlTarget {
+        check(text, &any()).expect(text)
+    }
+
     fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
         texts.iter().map(|text| text.parse().expect(text)).collect()
     }
 
     #[test]
     fn one_address_that_is_not_public_condemns_the_name() {
-        let policy = UrlPolicy::Public(vec![]);
+        let policy = UrlPolicy::default();
         let dialled = |texts: &[&str]| may_be_dialled(&policy, &addresses(texts));
         assert_eq!(dialled(&["1.1.1.1:443", "[2606:4700::1]:443"]), Ok(()));
         for near in ["127.0.0.1:443", "[::1]:443", "10.0.0.1:443", "169.254.169.254:443", "[::ffff:192.168.0.1]:443"] {
             assert_eq!(dialled(&["1.1.1.1:443", near]), Err(Unreachable::NotPublic), "{near}");
-            assert_eq!(may_be_dialled(&UrlPolicy::Any, &addresses(&[near])), Ok(()), "{near}");
+            assert_eq!(may_be_dialled(&any(), &addresses(&[near])), Ok(()), "{near}");
         }
     }
 
@@ -173,18 +192,19 @@ mod tests {
     async fn a_name_that_leads_home_is_not_dialled() {
         let canary = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = canary.local_addr().unwrap().port();
-        let guarded = Dialler::new(UrlPolicy::Public(vec!["localhost".parse().unwrap()])).unwrap();
-        for host in ["localhost", "127.0.0.1", "[::1]", "127.1", "0x7f000001", "2130706433", "0"] {
-            let url = format!("https://{host}:{port}").parse().unwrap();
+        let guarded = Dialler::new(under("localhost")).unwrap();
+        // What no check lets pass is not dialled either.
+        for host in ["localhost", "127.0.0.1", "::1", "127.1", "0x7f000001", "2130706433", "0"] {
+            let url = UrlTarget { scheme: Scheme::Https, host: host.into(), port, path_prefix: String::new() };
             let refused = guarded.dial(&url).await.err();
             assert!(matches!(refused, Some(Unreachable::NotPublic | Unreachable::Unresolved)), "{host}: {refused:?}");
         }
-        let url = format!("https://localhost:{port}").parse().unwrap();
-        assert_eq!(guarded.dial(&url).await.err(), Some(Unreachable::NotPublic));
+        let localhost = url(&format!("https://localhost:{port}"));
+        assert_eq!(guarded.dial(&localhost).await.err(), Some(Unreachable::NotPublic));
         // What did not come in until now did not come: the next one is the first.
-        let url = format!("http://127.0.0.1:{port}").parse().unwrap();
-        let open = Dialler::new(UrlPolicy::Any).unwrap();
-        let (dialled, accepted) = tokio::join!(open.dial(&url), canary.accept());
+        let home = url(&format!("http://127.0.0.1:{port}"));
+        let open = Dialler::new(any()).unwrap();
+        let (dialled, accepted) = tokio::join!(open.dial(&home), canary.accept());
         assert!(dialled.is_ok());
         let (_stream, from) = accepted.unwrap();
         assert!(canary.accept().now_or_never().is_none(), "{from} was the only one");
@@ -200,15 +220,14 @@ mod tests {
             let asked = asked.clone();
             move |_: &str, _| Ok(vec![answers[asked.fetch_add(1, Ordering::SeqCst)]])
         };
-        let open = Dialler::with(UrlPolicy::Any, RootCertStore::empty(), Arc::new(rebinding)).unwrap();
-        let url = "http://flips.example".parse().unwrap();
+        let open = Dialler::with(any(), RootCertStore::empty(), Arc::new(rebinding)).unwrap();
+        let url = url("http://flips.example");
         let (dialled, accepted) = tokio::join!(open.dial(&url), first.accept());
         assert!(dialled.is_ok() && accepted.is_ok());
         assert_eq!(asked.load(Ordering::SeqCst), 1);
         // The next connection asks again, and a policy judges what it is told then.
         let flips = Arc::new(move |_: &str, _| Ok(vec![answers[1], "1.1.1.1:80".parse().unwrap()]));
-        let name = "flips.example".parse().unwrap();
-        let guarded = Dialler::with(UrlPolicy::Public(vec![name]), RootCertStore::empty(), flips).unwrap();
+        let guarded = Dialler::with(under("flips.example"), RootCertStore::empty(), flips).unwrap();
         assert_eq!(guarded.dial(&url).await.err(), Some(Unreachable::NotPublic));
         assert!(second.accept().now_or_never().is_none());
     }
@@ -231,10 +250,10 @@ mod tests {
         let mut roots = RootCertStore::empty();
         roots.add(made.cert.der().clone()).unwrap();
         let here: Arc<Resolver> = Arc::new(move |_: &str, _| Ok(vec![address]));
-        let open = Dialler::with(UrlPolicy::Any, roots, here.clone()).unwrap();
+        let open = Dialler::with(any(), roots, here.clone()).unwrap();
 
-        let url = "https://agent.example".parse().unwrap();
-        let (dialled, accepted) = tokio::join!(open.dial(&url), serve());
+        let right = url("https://agent.example");
+        let (dialled, accepted) = tokio::join!(open.dial(&right), serve());
         let (mut dialled, mut accepted) = (dialled.unwrap(), accepted.unwrap());
         assert_eq!(accepted.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]), "nothing else is spoken");
         assert_eq!(accepted.get_ref().1.server_name(), Some("agent.example"));
@@ -244,19 +263,19 @@ mod tests {
         accepted.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"ping");
 
-        let other = "https://other.example".parse().unwrap();
+        let other = url("https://other.example");
         let (dialled, _) = tokio::join!(open.dial(&other), serve());
         assert_eq!(dialled.err(), Some(Unreachable::Certificate), "it is for another name");
-        let strict = Dialler::with(UrlPolicy::Any, RootCertStore::empty(), here).unwrap();
-        let (dialled, _) = tokio::join!(strict.dial(&url), serve());
+        let strict = Dialler::with(any(), RootCertStore::empty(), here).unwrap();
+        let (dialled, _) = tokio::join!(strict.dial(&right), serve());
         assert_eq!(dialled.err(), Some(Unreachable::Certificate), "nobody trusts it");
     }
 
     #[tokio::test]
     async fn who_takes_no_connection_and_who_speaks_no_tls_are_told_apart() {
-        let open = Dialler::new(UrlPolicy::Any).unwrap();
+        let open = Dialler::new(any()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("https://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let url = url(&format!("https://{}", listener.local_addr().unwrap()));
         let (dialled, ()) = tokio::join!(open.dial(&url), async { drop(listener.accept().await.unwrap()) });
         assert_eq!(dialled.err(), Some(Unreachable::Tls));
         drop(listener);

@@ -5,13 +5,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use hedgerow_contract::url::UrlTarget;
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use super::dial::Dialler;
-use super::guest_url::GuestUrl;
 use super::why_not::WhyNot;
 
 /// How often a guest that answers is looked at.
@@ -54,7 +54,7 @@ impl Verdict {
 }
 
 /// Asks once, and says how long it took to connect.
-pub(crate) async fn probe(dialler: &Dialler, url: &GuestUrl) -> Result<Duration, WhyNot> {
+pub(crate) async fn probe(dialler: &Dialler, url: &UrlTarget) -> Result<Duration, WhyNot> {
     let began = Instant::now();
     let stream = dialler.dial(url).await?;
     let took = began.elapsed();
@@ -66,9 +66,9 @@ pub(crate) async fn probe(dialler: &Dialler, url: &GuestUrl) -> Result<Duration,
     if status.is_success() { Ok(took) } else { Err(WhyNot::Unhealthy(status.as_u16())) }
 }
 
-async fn ask(stream: hedgerow_tunnel::BoxIo, url: &GuestUrl) -> Result<http::StatusCode, AskError> {
+async fn ask(stream: hedgerow_tunnel::BoxIo, url: &UrlTarget) -> Result<http::StatusCode, AskError> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = http::Request::get(format!("{}/health", url.base))
+    let request = http::Request::get(format!("{}/health", url.path_prefix))
         .header(http::header::HOST, url.authority())
         .header(http::header::USER_AGENT, concat!("hedgerow-entry/", env!("CARGO_PKG_VERSION")))
         .header(http::header::CONNECTION, "close")

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hedgerow_contract::url::UrlTarget;
 use hedgerow_proto::frame::{Preface, Refusal, ServiceConnection, StreamKind, close};
 use hedgerow_proto::id::NodeId;
 use hedgerow_tunnel::link::BoxFuture;
@@ -17,7 +18,6 @@ use tokio::time::{interval, sleep};
 use tracing::debug;
 
 use super::dial::Dialler;
-use super::guest_url::GuestUrl;
 use super::probe::{Verdict, probe};
 use super::slots::Slots;
 use super::why_not::WhyNot;
@@ -56,18 +56,18 @@ pub(crate) struct Route {
 
 struct Guest {
     dialler: Arc<Dialler>,
-    url: GuestUrl,
+    url: UrlTarget,
     slots: Arc<Slots>,
     /// A request found no connection: the next probe should not wait.
     doubted: Notify,
 }
 
 /// A way to this guest, and what has to run behind it.
-pub(crate) fn open(worker_id: &str, url: GuestUrl, dialler: Arc<Dialler>) -> Result<(Way, Route), InvalidHeaderValue> {
+pub(crate) fn open(worker_id: &str, url: UrlTarget, dialler: Arc<Dialler>) -> Result<(Way, Route), InvalidHeaderValue> {
     let authority = HeaderValue::try_from(url.authority())?;
     let id = stand_in(worker_id);
     let (near, far) = memory::pair(id, id);
-    let base = url.base.as_str().into();
+    let base = url.path_prefix.as_str().into();
     // Its candidates say what their requests have as `Host`.
     let way = Way { tunnel: Tunnel::detached(Arc::new(near), Vec::new()), authority, base };
     let guest = Guest { dialler, url, slots: Arc::default(), doubted: Notify::new() };

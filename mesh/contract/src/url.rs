@@ -1,5 +1,6 @@
-//! Which URLs of agents may become routes: the part that needs no network. Whoever connects still resolves the host, asks
-//! [`is_public`] about every address, connects to just that address, and probes `/health`.
+//! Which URLs of agents may become routes: the part that needs no network, for coordinators and entries alike, so that they
+//! cannot judge differently. Whoever connects still resolves the host, asks [`is_public`] about every address, connects to just
+//! that address, and probes `/health`.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -86,6 +87,15 @@ pub enum Scheme {
     Http,
 }
 
+impl Scheme {
+    fn port(self) -> u16 {
+        match self {
+            Self::Https => 443,
+            Self::Http => 80,
+        }
+    }
+}
+
 /// A URL that may be a route, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UrlTarget {
@@ -99,7 +109,15 @@ pub struct UrlTarget {
     pub path_prefix: String,
 }
 
-/// Why a URL is no route. What it displays is for the operator of the agent.
+impl UrlTarget {
+    /// What requests to it have as `Host`: with the port only where it is not the scheme's own.
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        if self.port == self.scheme.port() { host } else { format!("{host}:{}", self.port) }
+    }
+}
+
+/// Why a URL is no route. What it displays is for the operator of the agent, and repeats nothing of the URL.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotRoutable {
     /// There is none.
@@ -125,7 +143,7 @@ pub enum NotRoutable {
     /// A host that the policy does not have.
     #[error("the host of its tunnel_url is none that the operator of the entry allows: {allowed}")]
     Suffix {
-        /// What is allowed.
+        /// What is allowed. A suffix can be one volunteer's host: who tells everybody leaves this out.
         allowed: String,
     },
 }
@@ -184,10 +202,9 @@ fn host_and_port(authority: &str, scheme: Scheme) -> Result<(String, u16), NotRo
         Some(at) => (&authority[..bracket_ends + at], Some(&authority[bracket_ends + at + 1..])),
         None => (authority, None),
     };
-    let port = match (port, scheme) {
-        (None | Some(""), Scheme::Https) => 443,
-        (None | Some(""), Scheme::Http) => 80,
-        (Some(digits), _) => {
+    let port = match port {
+        None | Some("") => scheme.port(),
+        Some(digits) => {
             let all_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
             let port = digits.parse().ok().filter(|port| all_digits && *port != 0);
             port.ok_or(NotRoutable::Form("its port is none"))?

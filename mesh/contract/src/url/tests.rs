@@ -25,6 +25,22 @@ fn a_tunnel_of_the_two_that_are_allowed_is_a_route() {
 }
 
 #[test]
+fn a_host_is_written_with_its_port_only_where_it_is_not_the_schemes_own() {
+    for (url, authority) in [
+        ("https://Abc.Example", "abc.example"),
+        ("https://abc.example:443/", "abc.example"),
+        ("https://abc.example:80/", "abc.example:80"),
+        ("https://abc.example:8443/a", "abc.example:8443"),
+        ("http://10.0.0.1", "10.0.0.1"),
+        ("http://localhost:443", "localhost:443"),
+        ("http://[::1]", "[::1]"),
+        ("http://[::1]:8000", "[::1]:8000"),
+    ] {
+        assert_eq!(anything(url).unwrap().authority(), authority, "{url}");
+    }
+}
+
+#[test]
 fn what_agents_without_a_tunnel_send_is_registered_and_no_route() {
     assert_eq!(checked(""), Err(NotRoutable::None));
     assert_eq!(checked("http://:8000"), Err(NotRoutable::Form("it has no host")));
@@ -43,6 +59,7 @@ fn a_suffix_ends_a_name_at_a_dot_only() {
         "trycloudflare.com.evil.example",
         "a.trycloudflare.co",
         "example.org",
+        "localhost",
     ] {
         let error = checked(&format!("https://{host}/")).unwrap_err();
         assert!(matches!(error, NotRoutable::Suffix { .. }), "{host}: {error}");
@@ -77,15 +94,41 @@ fn tricks_with_the_form_are_refused() {
     ] {
         assert!(checked(url).is_err(), "{url:?}");
     }
+    // Nor where any host is allowed.
+    for url in [
+        "abc.example",
+        "ftp://abc.example",
+        "https://",
+        "https:///x",
+        "https://a..b",
+        "https://abc.example..",
+        "https://abc.example:0",
+        "https://abc.example:70000",
+        "https://abc.example:+1",
+        "https://a b",
+        "https://ä.example",
+        "https://%31.example",
+        "https://[fe80::1%25eth0]",
+        "https://[::1",
+        "https://::1",
+        "https://abc.example/%2e%2e",
+        "https://u:p@abc.example",
+        "https://abc.example/?q",
+        "https://abc.example#f",
+        "/",
+        "*",
+    ] {
+        assert!(anything(url).is_err(), "{url:?}");
+    }
     assert_eq!(checked(&format!("https://{}.trycloudflare.com", "a".repeat(256))), Err(NotRoutable::TooLong));
 }
 
 #[test]
 fn an_address_is_no_name_in_whatever_form() {
-    for host in ["127.0.0.1", "8.8.8.8", "[::1]", "[2606:4700::1111]"] {
+    for host in ["127.0.0.1", "169.254.169.254", "8.8.8.8", "[::1]", "[::ffff:127.0.0.1]", "[2606:4700::1111]"] {
         assert_eq!(checked(&format!("https://{host}/")), Err(NotRoutable::Address), "{host}");
     }
-    for host in ["127.1", "2130706433", "0x7f000001", "0x7f.1", "a.0x7f", "1.2.3.4.5", "0177.0.0.1"] {
+    for host in ["127.1", "0", "2130706433", "0x7f000001", "0x7f.1", "a.0x7f", "1.2.3.4.5", "0177.0.0.1"] {
         let url = format!("https://{host}/");
         assert!(checked(&url).is_err(), "{host}");
         assert!(anything(&url).is_err(), "{host}");
@@ -98,6 +141,7 @@ fn where_private_targets_are_allowed_any_host_is_and_plain_http_too() {
     assert_eq!(anything("http://127.0.0.1:8000/"), Ok(http("127.0.0.1", 8000)));
     assert_eq!(anything("http://localhost"), Ok(http("localhost", 80)));
     assert_eq!(anything("http://[::1]:80"), Ok(http("::1", 80)));
+    assert_eq!(anything("https://localhost:8443/base"), Ok(https("localhost", 8443, "/base")));
     assert_eq!(anything("https://any.example/x"), Ok(https("any.example", 443, "/x")));
     assert_eq!(anything("http://:8000"), Err(NotRoutable::Form("it has no host")));
     assert!(anything("http://u@localhost").is_err());
@@ -115,8 +159,50 @@ fn the_operator_names_other_suffixes_and_single_hosts() {
     }
     let none = UrlPolicy { suffixes: vec![], allow_private: false };
     assert!(check("https://a.example.org", &none).unwrap_err().to_string().ends_with("none at all"));
-    for bad in ["", ".", "..", "a b", "*.example.org", "a/b", "10", "a.7"] {
+}
+
+#[test]
+fn an_address_is_under_no_suffix_and_is_none() {
+    for bad in [
+        "",
+        ".",
+        "..",
+        "..com",
+        "a b",
+        "*.example.org",
+        "a/b",
+        "https://a.example",
+        "10",
+        "a.7",
+        "10.0.0.1",
+        ".0.0.1",
+        ".0.0.1.",
+        "::1",
+        "[::1]",
+        "0x7f000001",
+    ] {
         assert!(bad.parse::<HostSuffix>().is_err(), "{bad:?}");
+    }
+    for (written, shown) in [(".Example.ORG", ".example.org"), ("One.example", "one.example")] {
+        assert_eq!(written.parse::<HostSuffix>().unwrap().to_string(), shown);
+    }
+}
+
+#[test]
+fn a_reason_repeats_nothing_of_the_url() {
+    for url in [
+        "https://203.0.113.77:4711",
+        "https://[2001:db8::4711]",
+        "https://volunteer-4711.example",
+        "http://volunteer-4711.trycloudflare.com",
+        "https://volunteer-4711@a.trycloudflare.com",
+        "https://a.trycloudflare.com/?volunteer-4711",
+        "https://volunteer-4711..trycloudflare.com",
+        "https://a.trycloudflare.com:47110000",
+        "volunteer-4711",
+    ] {
+        let reason = checked(url).unwrap_err().to_string();
+        assert!(!reason.contains("4711") && !reason.contains("203.0"), "{url}: {reason}");
     }
 }
 
