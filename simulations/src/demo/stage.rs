@@ -36,7 +36,7 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// Starts everything and waits until all tunnels are up, the registries equal, and all workers at home.
+    /// Starts everything and waits until all tunnels are up, all coordinators agree, and all workers are at home.
     pub(super) async fn set(binaries: &Binaries, board: &Board) -> Result<Self> {
         let lab = Lab::new(binaries)?;
         let phase = board.phase("starting the entry");
@@ -84,15 +84,12 @@ impl Stage {
         }
         phase.set_message("waiting until all hold the same registry, and each worker has a home");
         let joined = Instant::now();
-        let (settled, _) = stage.witnesses.settled(joined).await?;
-        let (agreed, look) = stage.witnesses.agree(joined).await?;
+        let (settled, look) = stage.witnesses.settled(joined).await?;
         phase.finish_and_clear();
         board.note(format!(
-            "   the coordinators hold one registry ({}) and each worker has a home {} after the last tunnel was up; the entry \
-             holds it after {}",
-            look.agreed().map(short).unwrap_or_default(),
-            human(settled),
-            human(agreed)
+            "   all coordinators hold one registry ({}), and each worker has a home, {} after the last tunnel was up",
+            look.coordinators_agreed().map(short).unwrap_or_default(),
+            human(settled)
         ));
         Ok(stage)
     }

@@ -293,6 +293,7 @@ pub(super) fn as_milliseconds<S: Serializer>(duration: &Duration, serializer: S)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::load::Served;
 
     fn seconds(value: f64) -> Duration {
         Duration::from_secs_f64(value)
@@ -332,5 +333,57 @@ mod tests {
         assert_eq!(class(1.0, Failure::Status(502, "x unknown".into()), false), Class::PostUnknown);
         assert_eq!(class(1.0, Failure::Status(502, "x unknown".into()), true), Class::Broken);
         assert_eq!(class(1.0, Failure::Status(502, "x not-run".into()), false), Class::Broken);
+    }
+
+    /// What a run would have to show of registry and agent, with 1 s for everything.
+    fn good() -> Marks {
+        let took = seconds(1.0);
+        Marks {
+            catching_up: CatchingUp { missed_something: true, took, ..CatchingUp::default() },
+            rehoming: Rehoming { workers: 2, took, ..Rehoming::default() },
+            agent: AgentMarks { worker_id: "agent".into(), heartbeats: 3, ..AgentMarks::default() },
+            agreement: Agreement { digest: "ab".repeat(32), holders: 4, took },
+            ..marks()
+        }
+    }
+
+    fn broken(marks: &Marks, by: &str) -> Vec<String> {
+        let target = |label| Target {
+            label,
+            method: "GET",
+            path: "/".into(),
+            body: bytes::Bytes::new(),
+            expected: "",
+            weight: 1,
+        };
+        let targets = [target("a"), target("b"), target("agent")];
+        let served = || Ok(Served { node: by.into(), attempts: 1 });
+        let samples =
+            [0, AGENT_TARGET].map(|target| Sample { at: seconds(1.0), took: seconds(0.01), target, result: served() });
+        Verdict::of(&samples, &targets, marks, BTreeMap::new(), &Heard::default()).broken_promises()
+    }
+
+    #[test]
+    fn each_promise_about_registry_and_agent_can_be_broken_alone() {
+        assert_eq!(broken(&good(), "agent"), [""; 0]);
+        type Spoil = fn(&mut Marks);
+        let spoilt: [(&str, Spoil); 8] = [
+            ("workers rehomed", |marks| marks.rehoming.workers = 0),
+            ("workers rehomed", |marks| marks.rehoming.took = seconds(11.0)),
+            ("caught up", |marks| marks.catching_up.missed_something = false),
+            ("caught up", |marks| marks.catching_up.took = seconds(11.0)),
+            ("its heartbeats", |marks| marks.agent.heartbeats_refused = 1),
+            ("its heartbeats", |marks| marks.agent.heartbeats = 0),
+            ("one registry", |marks| marks.agreement.digest.clear()),
+            ("one registry", |marks| marks.agreement.took = seconds(11.0)),
+        ];
+        for (promise, spoil) in spoilt {
+            let mut marks = good();
+            spoil(&mut marks);
+            let broken = broken(&marks, "agent");
+            assert!(broken.len() == 1 && broken[0].contains(promise), "{promise}: {broken:?}");
+        }
+        let by_another = broken(&good(), "somebody else");
+        assert!(by_another.len() == 1 && by_another[0].contains("agent of the existing contract"), "{by_another:?}");
     }
 }
