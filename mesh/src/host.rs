@@ -164,8 +164,19 @@ pub struct IncomingCall {
     pub from: NodeId,
     /// The call.
     pub call: Call,
-    /// Its answer: a status of HTTP, and a body.
-    pub answer: oneshot::Sender<(u16, Vec<u8>)>,
+    /// Its answer; dropping it is the refusal.
+    pub answer: oneshot::Sender<CallAnswered>,
+}
+
+/// The answer to a call that a peer has passed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallAnswered {
+    /// The status of HTTP.
+    pub status: u16,
+    /// The body.
+    pub body: Vec<u8>,
+    /// What this node has signed about the agent.
+    pub records: Vec<Vec<u8>>,
 }
 
 /// What a node is on the mesh.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use hedgerow_contract::desk::{Elsewhere, HEARTBEAT_HOPS_MAX, Heard, HeartbeatAnswer, Registered, Unregistered};
 use hedgerow_contract::request::{Heartbeat, Registration};
 use hedgerow_contract::{Call, ContractError, Desk, DeskConfig, Views, WorkerId, url};
-use hedgerow_mesh::host::IncomingCall;
+use hedgerow_mesh::host::{CallAnswered, IncomingCall};
 use hedgerow_mesh::replica::{GuestNews, SUSPEND_MIN};
 use hedgerow_proto::id::{NodeId, ServiceName};
 use hedgerow_proto::peer::{Call as PeerCall, PeerRequest, PeerResponse};
@@ -45,6 +45,8 @@ const ASK_AROUND_WITHIN: Duration = Duration::from_secs(1);
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 /// How long other coordinators may take to take agents over from one that leaves.
 const HAND_OVER_WITHIN: Duration = Duration::from_secs(5);
+/// Records about one agent that are taken with a neighbour's answer.
+const RECORDS_MAX: usize = 4;
 /// Calls of neighbours that are answered at once.
 const CALLS_AT_ONCE: usize = 64;
 
@@ -231,8 +233,14 @@ impl Contract {
         };
         let answered = timeout(PASS_ON_WITHIN, host.ask(holder, PeerRequest::Call(call))).await;
         match answered {
-            Ok(Ok(PeerResponse::Called { status, body })) => {
-                Some(Answer { status, body: body.into(), records: Vec::new() })
+            Ok(Ok(PeerResponse::Called { status, body, records })) => {
+                let records: Vec<Bytes> = records.into_iter().take(RECORDS_MAX).map(Bytes::from).collect();
+                for record in &records {
+                    if let Err(refused) = self.mesh.replica.insert(record.clone(), Source::Passed(Duration::ZERO)) {
+                        debug!(%refused, "what came with a neighbour's answer is not taken");
+                    }
+                }
+                Some(Answer { status, body: body.into(), records })
             }
             other => {
                 debug!(holder = %holder.short(), ?other, "a call that was passed on has no answer");
@@ -394,15 +402,20 @@ impl Contract {
             // Dropping the sender is the refusal.
             _ => return debug!(from = %from.short(), path, "a neighbour passes on what is not for neighbours"),
         };
-        let (status, body) = match outcome {
-            Ok(Answer { status, body, .. }) => (status, body.to_vec()),
+        let answered = match outcome {
+            Ok(Answer { status, body, records }) => CallAnswered {
+                status,
+                body: body.to_vec(),
+                records: records.into_iter().map(|record| record.to_vec()).collect(),
+            },
             Err(error) => {
                 let id = HeaderValue::from(self.random().u64(..));
-                (error.status(), http::refused(&error, &id).into_body().to_vec())
+                let body = http::refused(&error, &id).into_body().to_vec();
+                CallAnswered { status: error.status(), body, records: Vec::new() }
             }
         };
         // The neighbour may not wait any more.
-        let _ = answer.send((status, body));
+        let _ = answer.send(answered);
     }
 
     /// For how many agents it speaks.

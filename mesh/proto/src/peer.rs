@@ -63,6 +63,8 @@ pub enum PeerResponse {
         status: u16,
         /// The body.
         body: Vec<u8>,
+        /// What the peer has signed about the agent, so that whoever asked finds it at once.
+        records: Vec<Vec<u8>>,
     },
     /// Not now, or not from this peer.
     Refused,

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tracing::{debug, trace};
 
 use super::judge::{self, Fault};
-use super::{AskError, CALLS_MAX, Host, IncomingCall, Registry, node_id};
+use super::{AskError, CALLS_MAX, CallAnswered, Host, IncomingCall, Registry, node_id};
 use crate::replica::NotTaken;
 
 /// What a request was sent for.
@@ -249,7 +249,7 @@ impl Host {
         }
         let answer = async move {
             match answered.await {
-                Ok((status, body)) => (channel, PeerResponse::Called { status, body }),
+                Ok(CallAnswered { status, body, records }) => (channel, PeerResponse::Called { status, body, records }),
                 Err(_) => (channel, PeerResponse::Refused),
             }
         };

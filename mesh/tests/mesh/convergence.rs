@@ -1,6 +1,6 @@
 //! Coordinators agree: after a join, after a loss, by either way of replication.
 
-use hedgerow_mesh::host::Replication;
+use hedgerow_mesh::host::{CallAnswered, Replication};
 use hedgerow_proto::peer::{Call, PeerRequest, PeerResponse};
 use hedgerow_proto::record::Kind;
 use hedgerow_proto::registry::{Presence, Reach, Registry};
@@ -150,10 +150,14 @@ async fn a_call_is_passed_on_to_the_coordinator_that_is_named() {
     let answer = async {
         let incoming = second.calls.recv().await.unwrap();
         assert_eq!((incoming.from, incoming.call), (all[0].node(), call.clone()));
-        incoming.answer.send((200, b"ok".to_vec())).unwrap();
+        let answer = CallAnswered { status: 200, body: b"ok".to_vec(), records: vec![b"record".to_vec()] };
+        incoming.answer.send(answer).unwrap();
     };
     let (asked, ()) = tokio::join!(ask, answer);
-    assert_eq!(asked, Ok(PeerResponse::Called { status: 200, body: b"ok".to_vec() }));
+    assert_eq!(
+        asked,
+        Ok(PeerResponse::Called { status: 200, body: b"ok".to_vec(), records: vec![b"record".to_vec()] })
+    );
 }
 
 #[tokio::test]
