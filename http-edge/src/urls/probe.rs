@@ -16,9 +16,11 @@ use super::why_not::WhyNot;
 
 /// How often a guest that answers is looked at.
 const INTERVAL: Duration = Duration::from_secs(30);
-/// How soon the first time after a failure; then twice as long each time, up to [`INTERVAL`]. A new tunnel's name takes
-/// seconds to be known.
-const INTERVAL_FAILING: Duration = Duration::from_secs(2);
+/// How soon after the first failure of a guest that was up: a second one puts it down.
+const SECOND_LOOK: Duration = Duration::from_secs(2);
+/// How soon after the first failure of one that is down; then twice as long each time, up to [`INTERVAL`]. Agents register
+/// before they serve, a moment apart, and a new tunnel's name takes seconds to be known.
+const INTERVAL_FAILING: Duration = Duration::from_millis(250);
 /// How long the answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -48,6 +50,7 @@ impl Verdict {
     pub(crate) fn next_look(&self) -> Duration {
         match self.failures_in_row.checked_sub(1) {
             None => INTERVAL,
+            Some(_) if self.up => SECOND_LOOK,
             Some(doublings) => INTERVAL_FAILING.saturating_mul(1 << doublings.min(16)).min(INTERVAL),
         }
     }
@@ -118,13 +121,16 @@ mod tests {
     fn who_fails_is_looked_at_soon_and_then_ever_less_often() {
         let mut verdict = Verdict::default();
         assert_eq!(verdict.next_look(), INTERVAL);
-        let looks: Vec<u64> = (0..40)
+        let looks: Vec<u128> = (0..40)
             .map(|_| {
                 verdict.observe(false);
-                verdict.next_look().as_secs()
+                verdict.next_look().as_millis()
             })
             .collect();
-        assert_eq!(looks[..6], [2, 4, 8, 16, 30, 30]);
-        assert_eq!(looks.last(), Some(&30));
+        assert_eq!(looks[..9], [250, 500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]);
+        assert_eq!(looks.last(), Some(&30_000));
+        verdict.observe(true);
+        verdict.observe(false);
+        assert_eq!(verdict.next_look(), SECOND_LOOK);
     }
 }
