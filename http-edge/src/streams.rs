@@ -3,7 +3,8 @@
 use std::io;
 
 use hedgerow_proto::frame::{
-    FrameError, FrameHeader, FrameType, HEADER_BYTES, Preface, Refusal, ServiceConnection, StreamKind, message,
+    FrameError, FrameHeader, FrameType, HEADER_BYTES, Preface, Refusal, ServiceConnection, StreamKind, WhenFull,
+    message,
 };
 use hedgerow_proto::id::{NodeId, RequestId};
 use hedgerow_proto::wire::{self, DecodeError};
@@ -40,7 +41,8 @@ pub(crate) async fn open(
     request: RequestId,
 ) -> Result<BoxStream, NotOpened> {
     let mut stream = tunnel.open().await?;
-    let preface = Preface { kind, node, service: None, request, hops: 0, connection: ServiceConnection::Fresh };
+    let (connection, when_full) = (ServiceConnection::Fresh, WhenFull::Refuse);
+    let preface = Preface { kind, node, service: None, request, hops: 0, connection, when_full };
     stream.write_all(&message(FrameType::Open, &preface)).await?;
     stream.flush().await?;
     let mut header = [0; HEADER_BYTES];

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use hedgerow_tunnel::BoxIo;
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::time::Instant;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
 
 /// Kept connections of one service at most, whatever its capacity: below the number of requests at once, each of the others
 /// costs a connection of its own (simulations/BENCHMARKS.md), and idle ones go after seconds.
@@ -18,17 +19,19 @@ pub const KEPT_MAX: usize = 256;
 /// seldom they who close, just as a request is on its way.
 pub const KEPT_FOR: Duration = Duration::from_secs(4);
 
-/// Slots and kept connections. All methods are short and none waits.
+/// Requests that stand in line for one service at most; others are refused as if they had not asked to. An entry has no more
+/// there than the service has slots, so that this is many entries; and each costs a stream.
+pub const IN_LINE_MAX: usize = 256;
+
+/// Slots and kept connections.
 pub struct Pool {
     capacity: u32,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    used: u32,
+    /// Fair: a slot that is given back goes to the head of the line, and nobody overtakes.
+    slots: Semaphore,
+    /// Places in line.
+    line: Semaphore,
     /// Oldest first.
-    kept: VecDeque<Kept>,
+    kept: Mutex<VecDeque<Kept>>,
 }
 
 struct Kept {
@@ -49,7 +52,8 @@ pub struct Full;
 impl Pool {
     /// For a service that takes `capacity` requests at once.
     pub fn new(capacity: u32) -> Self {
-        Self { capacity, state: Mutex::default() }
+        let slots = Semaphore::new((capacity as usize).min(Semaphore::MAX_PERMITS));
+        Self { capacity, slots, line: Semaphore::new(IN_LINE_MAX), kept: Mutex::default() }
     }
 
     /// How many requests it takes at once.
@@ -59,62 +63,72 @@ impl Pool {
 
     /// Slots taken now.
     pub fn used(&self) -> u32 {
-        self.lock().used
+        self.capacity.saturating_sub(u32::try_from(self.slots.available_permits()).unwrap_or(u32::MAX))
     }
 
     /// Kept connections now.
     pub fn kept(&self) -> usize {
-        self.lock().kept.len()
+        self.lock().len()
     }
 
     /// Takes a slot, and with `reuse` a kept connection if there is a live one. Give the slot back with [`Pool::free`] or
     /// [`Pool::keep`].
     pub fn take(&self, reuse: bool) -> Result<Granted, Full> {
+        self.slots.try_acquire().map_err(|_| Full)?.forget();
+        Ok(self.granted(reuse))
+    }
+
+    /// The same, and stands in line for a slot, for so long at most. Dropping the future leaves the line.
+    pub async fn take_in_line(&self, reuse: bool, patience: Duration) -> Result<Granted, Full> {
+        let _place = self.line.try_acquire().map_err(|_| Full)?;
+        let slot = timeout(patience, self.slots.acquire()).await;
+        slot.map_err(|_| Full)?.map_err(|_| Full)?.forget();
+        Ok(self.granted(reuse))
+    }
+
+    /// A slot has been taken: the connection that goes with it.
+    fn granted(&self, reuse: bool) -> Granted {
         let (mut candidate, surplus) = {
-            let mut state = self.lock();
-            if state.used >= self.capacity {
-                return Err(Full);
-            }
-            state.used += 1;
-            let candidate = if reuse { state.kept.pop_back() } else { None };
+            let mut kept = self.lock();
+            let candidate = if reuse { kept.pop_back() } else { None };
             // The fresh connection would be one too many: the oldest idle one makes room.
-            let over = candidate.is_none() && state.used as usize + state.kept.len() > self.capacity as usize;
-            let surplus = if over { state.kept.pop_front() } else { None };
+            let over = candidate.is_none() && self.used() as usize + kept.len() > self.capacity as usize;
+            let surplus = if over { kept.pop_front() } else { None };
             (candidate, surplus)
         };
         drop(surplus);
         while let Some(mut kept) = candidate {
             if kept.since.elapsed() < KEPT_FOR && is_quiet(&mut kept.io) {
-                return Ok(Granted { kept: Some(kept.io) });
+                return Granted { kept: Some(kept.io) };
             }
-            candidate = self.lock().kept.pop_back();
+            candidate = self.lock().pop_back();
         }
-        Ok(Granted { kept: None })
+        Granted { kept: None }
     }
 
     /// Gives a slot back. Its connection has been closed before.
     pub fn free(&self) {
-        let mut state = self.lock();
-        state.used = state.used.saturating_sub(1);
+        self.slots.add_permits(1);
     }
 
     /// Gives a slot back, and a connection that may serve again.
     pub fn keep(&self, io: BoxIo) {
         let kept = Kept { io, since: Instant::now() };
         let _surplus = {
-            let mut state = self.lock();
-            state.used = state.used.saturating_sub(1);
-            state.kept.push_back(kept);
-            if state.kept.len() > KEPT_MAX { state.kept.pop_front() } else { None }
+            let mut all = self.lock();
+            all.push_back(kept);
+            if all.len() > KEPT_MAX { all.pop_front() } else { None }
         };
+        // In this order: who gets the slot finds the connection.
+        self.free();
     }
 
     /// Closes what has been idle for too long, or has been closed by the service. To be called about once a second.
     pub fn sweep(&self) {
         let swept: Vec<Kept> = {
-            let mut state = self.lock();
-            let (live, dead) = state.kept.drain(..).partition(|kept: &Kept| kept.since.elapsed() < KEPT_FOR);
-            state.kept = Vec::into(live);
+            let mut all = self.lock();
+            let (live, dead) = all.drain(..).partition(|kept: &Kept| kept.since.elapsed() < KEPT_FOR);
+            *all = Vec::into(live);
             dead
         };
         drop(swept);
@@ -122,13 +136,13 @@ impl Pool {
 
     /// Closes all kept connections.
     pub fn clear(&self) {
-        let kept = std::mem::take(&mut self.lock().kept);
+        let kept = std::mem::take(&mut *self.lock());
         drop(kept);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is held; and if it did, a count that is off by one beats a node that serves no more.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Kept>> {
+        // Nothing panics while it is held; and if it did, a connection that is lost beats a node that serves no more.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -145,7 +159,10 @@ fn is_quiet(io: &mut BoxIo) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::poll;
     use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+
+    const LONG: Duration = Duration::from_secs(60);
 
     fn connection() -> (BoxIo, DuplexStream) {
         let (ours, theirs) = duplex(64);
@@ -226,5 +243,62 @@ mod tests {
             pool.keep(io);
         }
         assert_eq!(pool.kept(), KEPT_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stands_in_line_is_not_overtaken() {
+        let pool = Pool::new(1);
+        pool.take(false).ok().unwrap();
+        let second = pool.take_in_line(false, LONG);
+        let third = pool.take_in_line(false, LONG);
+        tokio::pin!(second, third);
+        assert!(poll!(&mut second).is_pending() && poll!(&mut third).is_pending());
+        pool.free();
+        assert_eq!(pool.take(false).err(), Some(Full), "the slot is the second one's");
+        assert!(poll!(&mut third).is_pending());
+        second.await.ok().unwrap();
+        pool.free();
+        third.await.ok().unwrap();
+        assert_eq!(pool.used(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_the_line_takes_no_slot_with_him() {
+        let pool = Pool::new(1);
+        pool.take(false).ok().unwrap();
+        assert_eq!(pool.take_in_line(false, LONG).await.err(), Some(Full), "not for ever");
+        {
+            let leaves = pool.take_in_line(false, LONG);
+            tokio::pin!(leaves);
+            assert!(poll!(&mut leaves).is_pending());
+            pool.free();
+        }
+        assert!(pool.take(false).is_ok(), "given to one who had gone");
+        assert_eq!(pool.used(), 1);
+    }
+
+    #[tokio::test]
+    async fn the_line_is_bounded() {
+        let pool = Pool::new(1);
+        pool.take(false).ok().unwrap();
+        let mut line: Vec<_> = (0..IN_LINE_MAX).map(|_| Box::pin(pool.take_in_line(false, LONG))).collect();
+        for waits in &mut line {
+            assert!(poll!(waits).is_pending());
+        }
+        assert_eq!(pool.take_in_line(false, LONG).await.err(), Some(Full));
+        line.pop();
+        assert!(poll!(Box::pin(pool.take_in_line(false, LONG))).is_pending(), "there is a place again");
+    }
+
+    #[tokio::test]
+    async fn who_stands_in_line_gets_the_connection_that_is_given_back() {
+        let pool = Pool::new(1);
+        let (io, _theirs) = connection();
+        pool.take(true).ok().unwrap();
+        let waits = pool.take_in_line(true, LONG);
+        tokio::pin!(waits);
+        assert!(poll!(&mut waits).is_pending());
+        pool.keep(io);
+        assert!(waits.await.unwrap().kept.is_some());
     }
 }

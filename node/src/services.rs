@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hedgerow_proto::frame::{Preface, Refusal, ServiceConnection, StreamKind};
+use hedgerow_proto::frame::{Preface, Refusal, ServiceConnection, StreamKind, WhenFull};
 use hedgerow_proto::id::ServiceName;
 use hedgerow_proto::record::{ServiceHealth, ServiceOffer};
 use hedgerow_tunnel::link::BoxFuture;
@@ -192,7 +192,7 @@ impl LocalService {
 
     async fn open(self: &Arc<Self>, preface: &Preface) -> Result<OpenService, Refusal> {
         let reuse = preface.kind == StreamKind::Http && preface.connection == ServiceConnection::MayReuse;
-        let Some(granted) = self.take(reuse).await else {
+        let Some(granted) = self.take(reuse, preface.when_full).await else {
             self.counts.refused_full.fetch_add(1, Ordering::Relaxed);
             return Err(Refusal::Full);
         };
@@ -215,19 +215,27 @@ impl LocalService {
     }
 
     /// A slot, and perhaps a kept connection. A health probe that holds the last slot gives way.
-    async fn take(&self, reuse: bool) -> Option<Option<BoxIo>> {
+    async fn take(&self, reuse: bool, when_full: WhenFull) -> Option<Option<BoxIo>> {
         if let Ok(granted) = self.pool.take(reuse) {
             return Some(granted.kept);
         }
         let freed = self.probe.freed.notified();
         tokio::pin!(freed);
         freed.as_mut().enable();
-        if !self.probe.held.load(Ordering::Acquire) {
-            return None;
+        let probed = self.probe.held.load(Ordering::Acquire);
+        if probed {
+            self.probe.call_off.notify_one();
         }
-        self.probe.call_off.notify_one();
-        timeout(PROBE_GIVES_WAY_WITHIN, freed).await.ok()?;
-        self.pool.take(reuse).ok().map(|granted| granted.kept)
+        let granted = match when_full {
+            // The probe's slot goes to the line like any other.
+            WhenFull::Wait => self.pool.take_in_line(reuse, WhenFull::IN_LINE_MAX).await,
+            WhenFull::Refuse if probed => {
+                timeout(PROBE_GIVES_WAY_WITHIN, freed).await.ok()?;
+                self.pool.take(reuse)
+            }
+            WhenFull::Refuse => return None,
+        };
+        granted.ok().map(|granted| granted.kept)
     }
 
     /// Runs a health probe in a slot of its own. `None`: no slot was free, or a request needed it.

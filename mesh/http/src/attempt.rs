@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hedgerow_proto::frame::{Preface, Refusal, ServiceConnection, StreamKind};
+use hedgerow_proto::frame::{Preface, Refusal, ServiceConnection, StreamKind, WhenFull};
 use hedgerow_proto::retry::{Failure, Repeat};
 use hedgerow_tunnel::{Breakage, Exchange, Verdict};
 use http::header::{CONNECTION, UPGRADE};
@@ -68,6 +68,7 @@ impl<D: Directory> Inner<D> {
             request: job.request_id,
             hops: 0,
             connection,
+            when_full: job.when_full,
         };
         let started = now();
         let mut pooled = kind == StreamKind::Http;
@@ -150,7 +151,11 @@ impl<D: Directory> Inner<D> {
         let mut watching = false;
         let mut phase = Phase::Patience;
         let suspected = candidate.tunnel.suspected();
-        let timer = sleep(self.config.accept_patience + candidate.tunnel.rtt());
+        let in_line = match job.when_full {
+            WhenFull::Refuse => Duration::ZERO,
+            WhenFull::Wait => WhenFull::IN_LINE_MAX,
+        };
+        let timer = sleep(self.config.accept_patience + candidate.tunnel.rtt() + in_line);
         tokio::pin!(answer, suspected, timer);
         loop {
             tokio::select! {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use hedgerow_proto::frame::{Refusal, ServiceConnection};
+use hedgerow_proto::frame::{Refusal, ServiceConnection, WhenFull};
 use hedgerow_proto::id::RequestId;
 use hedgerow_proto::retry::{self, Attempts, Decision, Failure, Outcome, Repeat, RetryBudget};
 use hedgerow_proto::route::{self, BalancingPolicy, Pick, PowerOfTwoChoices, Standing, Target};
@@ -63,6 +63,8 @@ pub(crate) struct Job<'a> {
     pub(crate) upgrade: Option<upgrade::Asked>,
     pub(crate) request_id: RequestId,
     pub(crate) attempts: Attempts,
+    /// Everybody has been asked: it stands in line now, where it is sent next.
+    pub(crate) when_full: WhenFull,
     /// Since when it waits for a node to have room.
     pub(crate) queued_since: Option<Duration>,
 }
@@ -196,7 +198,8 @@ impl<D: Directory> Inner<D> {
         let now = now();
         self.budget.borrow_mut().deposit(now);
         let attempts = Attempts::new(repeat, self.config.retry);
-        Ok(Job { target: route.target, head, upload, upgrade, request_id, attempts, queued_since: None })
+        let when_full = WhenFull::Refuse;
+        Ok(Job { target: route.target, head, upload, upgrade, request_id, attempts, when_full, queued_since: None })
     }
 
     fn count(&self, error: &ForwardError) {
@@ -224,6 +227,7 @@ impl<D: Directory> Inner<D> {
     /// Attempt after attempt, until there is an answer or the rule says that it is over.
     async fn run(&self, job: &mut Job<'_>) -> Result<Answer, ForwardError> {
         let mut backoff = Duration::from_millis(4);
+        let mut round = now();
         loop {
             let Some(offer) = self.directory.find(&job.target) else {
                 return Err(self.nobody(job));
@@ -235,7 +239,9 @@ impl<D: Directory> Inner<D> {
                 Pick::Nobody if !job.attempts.met_full() => return Err(self.nobody(job)),
                 // A full node is excluded for one round: it may have room by now.
                 Pick::Nobody | Pick::AllFull => {
-                    self.wait_for_room(job, &offer, &mut backoff).await?;
+                    self.wait_for_room(job, &offer, &mut backoff, round).await?;
+                    job.when_full = WhenFull::Wait;
+                    round = now();
                     continue;
                 }
             };
@@ -258,6 +264,8 @@ impl<D: Directory> Inner<D> {
                     Decision::Fail(_) => return Err(self.give_up(job, failure)),
                 }
             }
+            // It has stood in line at one: the others may have room by now.
+            job.when_full = WhenFull::Refuse;
         }
     }
 
@@ -319,6 +327,7 @@ impl<D: Directory> Inner<D> {
         job: &mut Job<'_>,
         offer: &Offer,
         backoff: &mut Duration,
+        round: Duration,
     ) -> Result<(), ForwardError> {
         job.queued_since.get_or_insert_with(now);
         let is_crowded = self.stats.queued.load(Relaxed) >= self.config.queued_max as u64;
@@ -328,7 +337,8 @@ impl<D: Directory> Inner<D> {
         let _gauge = Gauge::up(&self.stats, Gauged::Queued);
         // Full jitter: those that wait for the same node must not come back together.
         let share = self.random.borrow_mut().f64();
-        let pause = Duration::from_millis(1) + backoff.mul_f64(share);
+        // What it has stood in line since the round began has been pause enough.
+        let pause = backoff.mul_f64(share).saturating_sub(now().saturating_sub(round)) + Duration::from_millis(1);
         let room = async {
             match offer.candidates.first() {
                 Some(candidate) => candidate.load.room().await,

@@ -14,10 +14,13 @@
 //!   │── OPEN(next) …                            │                             │
 //! ```
 //!
-//! or, in the place of ACCEPT, REFUSE(reason), and nothing ran. Either side's end of stream is the end of its bytes (a
+//! or, in the place of ACCEPT, REFUSE(reason), and nothing ran. With no slot free the node refuses at once, unless the entry
+//! has nowhere else to go and asks to stand in line ([`WhenFull`]). Either side's end of stream is the end of its bytes (a
 //! half-close, passed on); a reset is a cancellation and closes the service's socket.
 //!
 //! A frame is one byte of type, three bytes of length (big-endian), and as many bytes of payload.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -159,6 +162,23 @@ pub enum ServiceConnection {
     Fresh,
 }
 
+/// What the node does with an exchange while all of the service's slots are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WhenFull {
+    /// Refuses it at once: another node may have room.
+    Refuse,
+    /// Lets it stand in line: the entry has asked everybody else. Who stands there gets the next slot before anybody who comes
+    /// later, so that an entry whose next request follows on the last one's heels does not keep the service to itself.
+    /// Refused all the same after [`WhenFull::IN_LINE_MAX`], or if the line is long.
+    Wait,
+}
+
+impl WhenFull {
+    /// How long an exchange stands in line at most. Long enough that who comes back for more is nearly always there, also from
+    /// the other side of the world; short, since meanwhile another node may have room.
+    pub const IN_LINE_MAX: Duration = Duration::from_millis(200);
+}
+
 /// The payload of OPEN: who asks for what.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Preface {
@@ -174,6 +194,8 @@ pub struct Preface {
     pub hops: u8,
     /// Whether a kept connection to the service will do.
     pub connection: ServiceConnection,
+    /// Whether it waits for a slot.
+    pub when_full: WhenFull,
 }
 
 impl Preface {

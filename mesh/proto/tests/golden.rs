@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hedgerow_proto::clock::Time;
 use hedgerow_proto::frame::{
     Census, Control, FrameHeader, FrameType, Hello, Join, Preface, Refusal, Reject, RejectReason, Release,
-    ServiceConnection, StreamKind, Welcome, message,
+    ServiceConnection, StreamKind, Welcome, WhenFull, message,
 };
 use hedgerow_proto::id::{FederationId, NodeId, RequestId, ServiceName};
 use hedgerow_proto::key::SecretKey;
@@ -112,6 +112,7 @@ fn written() -> Vec<(String, Vec<u8>)> {
         request: RequestId(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10),
         hops: 1,
         connection: ServiceConnection::Fresh,
+        when_full: WhenFull::Wait,
     };
     put("frame open", message(FrameType::Open, &preface));
     let kinds = [

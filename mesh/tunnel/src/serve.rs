@@ -1,5 +1,6 @@
 //! The node's end of the streams: takes a slot of the service, connects to it, and copies bytes. HTTP is not looked at.
 
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +18,7 @@ use tracing::debug;
 
 use crate::dial::DrainState;
 use crate::frames::protocol;
-use crate::link::{BoxFuture, BoxStream, Link, LinkClosed};
+use crate::link::{BoxFuture, BoxStream, Link, LinkClosed, StreamReset};
 use crate::splice::{Ended, splice};
 
 /// A connection to a service.
@@ -29,7 +30,8 @@ pub type BoxIo = Box<dyn Io>;
 /// What a node offers: only services that its operator named.
 pub trait Services: Send + Sync + 'static {
     /// Takes one of the service's slots and a connection to it, or says why not. Nothing has reached the service when
-    /// this refuses.
+    /// this refuses. Where the preface says so it may wait for a slot, up to
+    /// [`WhenFull::IN_LINE_MAX`](hedgerow_proto::frame::WhenFull::IN_LINE_MAX); it is dropped if the entry gives up.
     fn open<'a>(&'a self, preface: &'a Preface) -> BoxFuture<'a, Result<OpenService, Refusal>>;
 
     /// A stream that carries no HTTP (registry sync, a mesh peer): taken over whole, or refused.
@@ -147,7 +149,7 @@ async fn serve_stream(
                         None => Refusal::Unsupported,
                     }
                 }
-                StreamKind::Http | StreamKind::Upgrade => match services.open(&preface).await {
+                StreamKind::Http | StreamKind::Upgrade => match open(&mut stream, services, &preface).await? {
                     Ok(open) => match run(&mut stream, &mut input, open, preface.kind).await? {
                         Next::Another => continue,
                         Next::End => return Ok(()),
@@ -162,6 +164,19 @@ async fn serve_stream(
         drop(running);
     }
     stream.shutdown().await
+}
+
+/// What the services say of it, unless the entry gives it up before: who has gone must not get a slot that others wait for.
+async fn open(
+    stream: &mut BoxStream,
+    services: &dyn Services,
+    preface: &Preface,
+) -> io::Result<Result<OpenService, Refusal>> {
+    tokio::select! {
+        biased;
+        opened = services.open(preface) => Ok(opened),
+        code = poll_fn(|cx| stream.poll_stopped(cx)) => Err(StreamReset(code).into_io()),
+    }
 }
 
 async fn write_empty(stream: &mut BoxStream, frame_type: FrameType) -> io::Result<()> {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use hedgerow_proto::frame::{Hello, Preface, Refusal, ServiceConnection, StreamKind};
+use hedgerow_proto::frame::{Hello, Preface, Refusal, ServiceConnection, StreamKind, WhenFull};
 use hedgerow_proto::id::{FederationId, RequestId, ServiceName};
 use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::limits::Limits;
@@ -124,6 +124,11 @@ impl Joined {
 
     /// Begins a request; it has a verdict.
     pub(crate) async fn ask(&self, service: &str) -> Result<Asked, Refusal> {
+        self.ask_or(WhenFull::Refuse, service).await
+    }
+
+    /// The same, for a service that may be full.
+    pub(crate) async fn ask_or(&self, when_full: WhenFull, service: &str) -> Result<Asked, Refusal> {
         let (mut io, exchange) = exchange(self.tunnel.open().await.unwrap());
         exchange.begin(&Preface {
             kind: StreamKind::Http,
@@ -132,6 +137,7 @@ impl Joined {
             request: RequestId(1),
             hops: 0,
             connection: ServiceConnection::MayReuse,
+            when_full,
         });
         io.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         io.flush().await.unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hedgerow_proto::clock::Time;
 use hedgerow_proto::frame::{
-    FrameHeader, FrameType, HEADER_BYTES, Preface, Refusal, ServiceConnection, StreamKind, message,
+    FrameHeader, FrameType, HEADER_BYTES, Preface, Refusal, ServiceConnection, StreamKind, WhenFull, message,
 };
 use hedgerow_proto::id::RequestId;
 use hedgerow_proto::key::SecretKey;
@@ -48,6 +48,7 @@ async fn ask_for_sync(joined: &Joined) -> (BoxStream, Result<(), Refusal>) {
         request: RequestId(1),
         hops: 0,
         connection: ServiceConnection::Fresh,
+        when_full: WhenFull::Refuse,
     };
     stream.write_all(&message(FrameType::Open, &preface)).await.unwrap();
     stream.flush().await.unwrap();

@@ -2,10 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
-use hedgerow_proto::frame::Refusal;
+use hedgerow_proto::frame::{Refusal, WhenFull};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::entry::Entry;
+use crate::entry::{Entry, Joined};
 use crate::process::{Home, in_time, until};
 use crate::service::Service;
 
@@ -45,6 +45,29 @@ async fn two_entries_together_never_get_a_third_of_two_slots() {
     assert!(second.answer().await.ends_with("hello"));
     until("a slot", async || one.ask("notes").await.ok()).await.answer().await;
     assert_eq!(service.seen.inside_most.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn entries_that_stand_in_line_get_the_slot_in_turn() {
+    let home = Home::new();
+    let (mut one, mut two, service) = (Entry::start(1).await, Entry::start(2).await, Service::start().await);
+    let named = service.named("notes") + ";capacity=1";
+    let _node = home.start(&["join", &one.url(), &two.url(), "--service", &named]);
+    let (one, two) = (one.joined().await, two.joined().await);
+    // Each has another request as soon as one is answered; how often it was refused meanwhile.
+    let busy = async |entry: &Joined| {
+        let (mut served, mut refused) = (0, 0);
+        while served < 20 {
+            match entry.ask_or(WhenFull::Wait, "notes").await {
+                Ok(asked) => served += usize::from(asked.answer().await.ends_with("hello")),
+                Err(_) => refused += 1,
+            }
+        }
+        refused
+    };
+    let (one, two) = tokio::join!(busy(&one), busy(&two));
+    assert!(one + two <= 4, "refused {one} and {two} times: only a machine that hangs is so slow");
+    assert_eq!(service.seen.inside_most.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]

@@ -212,6 +212,8 @@ fn a_service_with_two_slots_never_sees_a_third_request() {
             let (running, peak) = (running.clone(), peak.clone());
             async move {
                 peak.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                // The first stays until it has company: else the test might prove nothing.
+                until("a second request", || peak.load(Ordering::SeqCst) > 1).await;
                 tokio::task::yield_now().await;
                 running.fetch_sub(1, Ordering::SeqCst);
                 Response::new(text("done"))

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hedgerow_http::{Candidate, Directory, ForwardConfig, Forwarder, Loads, Offer, Peer, Scheme, Stats};
-use hedgerow_proto::frame::{Hello, Preface, Refusal, ServiceConnection, close};
+use hedgerow_proto::frame::{Hello, Preface, Refusal, ServiceConnection, WhenFull, close};
 use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
 use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::limits::Limits;
@@ -29,7 +29,7 @@ use hyper::client::conn::http1::SendRequest;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::DuplexStream;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -87,21 +87,50 @@ pub(crate) struct TestServices {
     capacity: usize,
     pub(crate) taken: Arc<AtomicUsize>,
     pub(crate) taken_most: AtomicUsize,
+    freed: Arc<Notify>,
     pub(crate) kept: Arc<Mutex<Vec<BoxIo>>>,
     pub(crate) asked: AtomicUsize,
+    /// What each was asked to do when it is full.
+    pub(crate) when_full: Mutex<Vec<WhenFull>>,
 }
 
-struct TestSlot(Arc<AtomicUsize>, Arc<Mutex<Vec<BoxIo>>>);
+struct TestSlot {
+    taken: Arc<AtomicUsize>,
+    freed: Arc<Notify>,
+    kept: Arc<Mutex<Vec<BoxIo>>>,
+}
 
 impl Drop for TestSlot {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        self.taken.fetch_sub(1, Ordering::SeqCst);
+        self.freed.notify_one();
     }
 }
 
 impl Slot for TestSlot {
     fn keep(self: Box<Self>, io: BoxIo) {
-        self.1.lock().unwrap().push(io);
+        self.kept.lock().unwrap().push(io);
+    }
+}
+
+impl TestServices {
+    fn take(&self) -> Option<Box<TestSlot>> {
+        let free = |taken: usize| (taken < self.capacity).then_some(taken + 1);
+        let before = self.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, free).ok()?;
+        self.taken_most.fetch_max(before + 1, Ordering::SeqCst);
+        Some(Box::new(TestSlot { taken: self.taken.clone(), freed: self.freed.clone(), kept: self.kept.clone() }))
+    }
+
+    async fn take_in_line(&self) -> Option<Box<TestSlot>> {
+        let in_line = async {
+            loop {
+                self.freed.notified().await;
+                if let Some(slot) = self.take() {
+                    return slot;
+                }
+            }
+        };
+        tokio::time::timeout(WhenFull::IN_LINE_MAX, in_line).await.ok()
     }
 }
 
@@ -109,12 +138,12 @@ impl Services for TestServices {
     fn open<'a>(&'a self, preface: &'a Preface) -> BoxFuture<'a, Result<OpenService, Refusal>> {
         Box::pin(async move {
             self.asked.fetch_add(1, Ordering::SeqCst);
-            let taken = self.taken.fetch_add(1, Ordering::SeqCst) + 1;
-            let slot = Box::new(TestSlot(self.taken.clone(), self.kept.clone()));
-            if taken > self.capacity {
-                return Err(Refusal::Full);
-            }
-            self.taken_most.fetch_max(taken, Ordering::SeqCst);
+            self.when_full.lock().unwrap().push(preface.when_full);
+            let slot = match self.take() {
+                Some(slot) => slot,
+                None if preface.when_full == WhenFull::Wait => self.take_in_line().await.ok_or(Refusal::Full)?,
+                None => return Err(Refusal::Full),
+            };
             if preface.connection == ServiceConnection::MayReuse
                 && let Some(io) = self.kept.lock().unwrap().pop()
             {
@@ -170,9 +199,11 @@ impl Node {
             on_open: Box::new(on_open),
             capacity,
             taken: Arc::default(),
+            freed: Arc::default(),
             taken_most: AtomicUsize::new(0),
             kept: Arc::default(),
             asked: AtomicUsize::new(0),
+            when_full: Mutex::default(),
         });
         let (drain, record) = (watch::Sender::new(DrainState::Running), watch::Sender::new(record(&key)));
         let (coordinators, _) = tokio::sync::mpsc::channel(1);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hedgerow_proto::frame::{Hello, Preface, Refusal, ServiceConnection, StreamKind};
+use hedgerow_proto::frame::{Hello, Preface, Refusal, ServiceConnection, StreamKind, WhenFull};
 use hedgerow_proto::id::{FederationId, NodeId, RequestId, ServiceName};
 use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::limits::Limits;
@@ -62,6 +62,7 @@ pub(crate) fn preface(service: &str) -> Preface {
         request: RequestId(7),
         hops: 0,
         connection: ServiceConnection::MayReuse,
+        when_full: WhenFull::Refuse,
     }
 }
 
@@ -69,6 +70,7 @@ pub(crate) fn preface(service: &str) -> Preface {
 pub(crate) struct TestServices {
     pub(crate) capacity: usize,
     pub(crate) taken: Arc<AtomicUsize>,
+    pub(crate) in_line: Arc<AtomicUsize>,
     pub(crate) kept: Arc<Mutex<Vec<BoxIo>>>,
     pub(crate) service_end: mpsc::UnboundedSender<DuplexStream>,
 }
@@ -90,7 +92,32 @@ impl Slot for TestSlot {
 impl TestServices {
     pub(crate) fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<DuplexStream>) {
         let (service_end, connections) = mpsc::unbounded_channel();
-        (Arc::new(Self { capacity: 2, taken: Arc::default(), kept: Arc::default(), service_end }), connections)
+        (
+            Arc::new(Self {
+                capacity: 2,
+                taken: Arc::default(),
+                in_line: Arc::default(),
+                kept: Arc::default(),
+                service_end,
+            }),
+            connections,
+        )
+    }
+}
+
+/// A place in line.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn taken_in(line: &Arc<AtomicUsize>) -> Self {
+        line.fetch_add(1, Ordering::SeqCst);
+        Self(line.clone())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -102,6 +129,11 @@ impl Services for TestServices {
             }
             if self.taken.fetch_add(1, Ordering::SeqCst) >= self.capacity {
                 self.taken.fetch_sub(1, Ordering::SeqCst);
+                if preface.when_full == WhenFull::Wait {
+                    // Nothing becomes free here.
+                    let _place = Place::taken_in(&self.in_line);
+                    std::future::pending::<()>().await;
+                }
                 return Err(Refusal::Full);
             }
             let slot = Box::new(TestSlot(self.taken.clone(), self.kept.clone()));

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use crate::common::{in_time, preface, served_memory};
-use hedgerow_proto::frame::{Refusal, Release, close};
+use hedgerow_proto::frame::{Preface, Refusal, Release, WhenFull, close};
 use hedgerow_proto::id::ServiceName;
 use hedgerow_tunnel::{Breakage, Liveness, Tunnel, Verdict, exchange};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -79,6 +79,30 @@ async fn the_third_exchange_of_a_service_with_two_slots_is_refused_until_one_is_
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_exchange_that_is_given_up_leaves_the_line_for_a_slot() {
+    let (link, services, _connections) = served_memory();
+    let begin = async |when_full| {
+        let (mut io, handle) = exchange(link.open().await.unwrap());
+        handle.begin(&Preface { when_full, ..preface("echo") });
+        io.write_all(b"x").await.unwrap();
+        (tokio::spawn(async move { io.read_u8().await }), handle)
+    };
+    let stand_in_line = async |wanted: usize| {
+        while services.in_line.load(Ordering::SeqCst) != wanted {
+            tokio::task::yield_now().await;
+        }
+    };
+    let held = [begin(WhenFull::Refuse).await, begin(WhenFull::Refuse).await];
+    for (_, held) in &held {
+        assert_eq!(in_time("a verdict", held.verdict()).await, Verdict::Accepted);
+    }
+    let (_reading, waits) = begin(WhenFull::Wait).await;
+    in_time("it stands in line", stand_in_line(1)).await;
+    waits.abort();
+    in_time("it has left", stand_in_line(0)).await;
 }
 
 #[tokio::test]
