@@ -36,6 +36,8 @@ enum Failed {
     Broken(#[from] SyncBroken),
     #[error("the stream broke: {0}")]
     Stream(#[from] std::io::Error),
+    #[error("the node is silent")]
+    Silent,
     #[error("it took longer than {} s", SESSION_TIMEOUT.as_secs())]
     Slow,
 }
@@ -61,9 +63,16 @@ async fn round(federation: &Federation, random: &mut fastrand::Rng) {
     let sessions = peers.iter().map(|tunnel| {
         let request = RequestId(random.u128(..));
         async move {
-            let outcome = timeout(SESSION_TIMEOUT, session(federation, tunnel, request)).await;
+            // Watched while it runs: the next round, with those who live, must not wait for one that has died.
+            let running = tunnel.in_flight();
+            let outcome = tokio::select! {
+                outcome = session(federation, tunnel, request) => outcome,
+                () = tunnel.suspected() => Err(Failed::Silent),
+                () = sleep(SESSION_TIMEOUT) => Err(Failed::Slow),
+            };
+            drop(running);
             let node = tunnel.node().short();
-            match outcome.unwrap_or(Err(Failed::Slow)) {
+            match outcome {
                 Ok(Traffic { records_sent, messages_sent, .. }) => {
                     debug!(%node, records_sent, messages_sent, "synchronised");
                 }
