@@ -92,7 +92,7 @@ fn read(shard: &Rc<Shard>, call: &Call, here: &str) -> Result<Response<ResponseB
     let guest_reachable =
         |guest: &Guest| snapshot.guests.get(&guest.worker_id).is_some_and(|entry| entry.routable.is_ok());
     let tasks_completed = common.metrics.stats.iter().map(|stats| stats.snapshot().answered).sum();
-    let resolve = |service: &ServiceName| common.settings.aliases.get(service).unwrap_or(service).clone();
+    let resolve = |service: &ServiceName| common.settings.aliases.get(service).cloned();
     federation.look(|registry, node_load| {
         let views = Views {
             registry,
@@ -105,12 +105,13 @@ fn read(shard: &Rc<Shard>, call: &Call, here: &str) -> Result<Response<ResponseB
             guest_reachable: &guest_reachable,
             tasks_completed,
         };
-        let resolved = match call {
-            Call::Discover(service) => Call::Discover(resolve(service)),
-            Call::Find(service) => Call::Find(resolve(service)),
-            other => other.clone(),
-        };
-        Ok(routes::json_text(views.answer(&resolved)?.unwrap_or_default().into()))
+        // A service of the name itself comes before the one that the operator has made the name an alias of.
+        let answer = views.answer(call).or_else(|error| match call {
+            Call::Discover(service) => views.answer(&Call::Discover(resolve(service).ok_or(error)?)),
+            Call::Find(service) => views.answer(&Call::Find(resolve(service).ok_or(error)?)),
+            _ => Err(error),
+        });
+        Ok(routes::json_text(answer?.unwrap_or_default().into()))
     })
 }
 

@@ -87,6 +87,13 @@ pub struct EntryView {
     pub state: EntryState,
 }
 
+impl EntryView {
+    /// Whether its tunnel is up.
+    pub fn is_up(&self) -> bool {
+        matches!(&self.state, EntryState::Known(status) if matches!(status.state, TunnelState::Up(_)))
+    }
+}
+
 /// What is known of an entry.
 #[derive(Debug, Clone)]
 pub enum EntryState {

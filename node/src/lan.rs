@@ -169,7 +169,8 @@ async fn answer(forwarder: &Forwarder<OwnServices>, peer: &Peer, request: Reques
         return answer;
     }
     let request = match forwarder.directory().node.contract() {
-        Some(contract) => match contract.answer_http(request, "http").await {
+        // An entry reaches every worker; this port only those of this node and those at home here.
+        Some(contract) => match contract.answer_http(request, "http", forwarder.directory().node.entry_url()).await {
             Ok(mut response) => {
                 // Between a coordinator and an entry alone.
                 response.headers_mut().remove(RECORDS_HEADER);

@@ -102,8 +102,12 @@ impl Node {
 
     /// The federation of the first entry whose tunnel is up.
     pub fn federation(&self) -> Option<FederationId> {
-        let up = |entry: &EntryView| matches!(&entry.state, EntryState::Known(status) if matches!(status.state, TunnelState::Up(_)));
-        self.entries().iter().find(|entry| up(entry)).and_then(|entry| entry.federation)
+        self.entries().iter().find(|entry| entry.is_up()).and_then(|entry| entry.federation)
+    }
+
+    /// The URL of the first entry whose tunnel is up, without a slash at its end.
+    pub fn entry_url(&self) -> Option<String> {
+        self.entries().iter().find(|entry| entry.is_up()).map(|entry| entry.url.trim_end_matches('/').to_owned())
     }
 
     /// A number for jitter and the like, another one each time.

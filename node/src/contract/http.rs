@@ -28,11 +28,13 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl Contract {
-    /// Answers a request, if its path is one of the contract's.
+    /// Answers a request, if its path is one of the contract's. `base_url` is under what the workers of its answers are reached;
+    /// without it, under the host that was asked.
     pub async fn answer_http(
         &self,
         request: Request<Incoming>,
         scheme: &str,
+        base_url: Option<String>,
     ) -> Result<Response<Bytes>, Request<Incoming>> {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let (id, _) = request_id(request.headers(), &mut self.random());
@@ -48,7 +50,8 @@ impl Contract {
             Some(Ok(call)) => call,
         };
         let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let base_url = if host.is_empty() { String::new() } else { format!("{scheme}://{host}") };
+        let own = || if host.is_empty() { String::new() } else { format!("{scheme}://{host}") };
+        let base_url = base_url.unwrap_or_else(own);
         let body = match body_of(request.into_body()).await {
             Ok(body) => body,
             Err(error) => return Ok(refused(&error, &id)),
@@ -100,7 +103,7 @@ pub async fn serve_stream(contract: Arc<Contract>, stream: BoxStream) {
     let service = service_fn(|request: Request<Incoming>| {
         let contract = contract.clone();
         async move {
-            let answer = contract.answer_http(request, "https").await;
+            let answer = contract.answer_http(request, "https", None).await;
             let answer = answer.unwrap_or_else(|request| {
                 let mut response = Response::new(Bytes::new());
                 debug!(path = request.uri().path(), "an entry asks for what is not in the contract");
