@@ -19,7 +19,7 @@ use crate::streams::{self, NotOpened};
 
 /// How often, within a quarter: equal registries cost a message each way, and this is how long a change may take to come
 /// by itself.
-const ROUND: Duration = Duration::from_secs(5);
+const ROUND: Duration = Duration::from_secs(1);
 /// With how many coordinators each time: what one does not know, another does.
 const PEERS_MAX: usize = 3;
 /// How long the last synchronisation before a coordinator's leave may take.
@@ -42,7 +42,7 @@ enum Failed {
     Slow,
 }
 
-/// Synchronises for as long as the entry lives: every few seconds, and as soon as a coordinator has come.
+/// Synchronises for as long as the entry lives: every second, and as soon as a coordinator has come.
 pub(crate) async fn keep(federation: &Federation, seed: u64) -> Infallible {
     let mut random = fastrand::Rng::with_seed(seed);
     loop {
