@@ -34,11 +34,12 @@ pub use http::serve_stream;
 /// How many neighbours are to hold a registration before it is answered …
 const REPLICAS_WANTED: usize = 2;
 /// … and how long that may take. A coordinator that is alone answers at once.
-const REPLICATE_WITHIN: Duration = Duration::from_secs(1);
+const REPLICATE_WITHIN: Duration = Duration::from_millis(500);
 /// How long neighbours may take to say what they know of a worker.
 const FIND_WITHIN: Duration = Duration::from_secs(1);
-/// How long the coordinator that holds a worker may take with a call that is passed on to it.
-const PASS_ON_WITHIN: Duration = Duration::from_secs(2);
+/// How long the coordinator that holds a worker may take with a call that is passed on to it, its own replication included. With
+/// the second in which an entry notices a silent coordinator all of it stays well below the 5 s that agents wait.
+const PASS_ON_WITHIN: Duration = Duration::from_millis(1250);
 /// How long a synchronisation may take that is made because a service was asked for which nobody here offers.
 const ASK_AROUND_WITHIN: Duration = Duration::from_secs(1);
 /// How long changes are gathered before the desk looks who is there.
