@@ -46,7 +46,8 @@ pub struct JoinArgs {
     /// [env: HEDGEROW_SERVICES, separated by commas]
     #[arg(long = "service", value_name = "NAME=URL[;capacity=N][;health=/PATH]")]
     pub services: Vec<ServiceSpec>,
-    /// What the node is in the federation: auto is a worker when services are named, else a coordinator
+    /// What the node is in the federation: auto is a coordinator when no services are named, else a worker that becomes a
+    /// coordinator as well while there are too few, and steps down when there are too many
     /// [env: HEDGEROW_ROLE] [default: auto]
     #[arg(long, value_name = "ROLE")]
     pub role: Option<RoleChoice>,
@@ -54,12 +55,14 @@ pub struct JoinArgs {
     /// [env: HEDGEROW_DATA_DIR] [default: $XDG_DATA_HOME/hedgerow or ~/.local/share/hedgerow]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Also serve this node's own services on this address, for this machine or its LAN; port 0 takes any
+    /// Also serve this node's own services on this address, for this machine or its LAN; port 0 takes any. At a coordinator
+    /// also the workers at home there, and agents of the older contract
     /// [env: HEDGEROW_LISTEN, or PORT with HOST] [default: not at all]
     #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address)]
     pub listen: Option<SocketAddr>,
-    /// Where a coordinator's libp2p listens, for example /ip4/0.0.0.0/udp/4001/quic-v1 (port 0 takes any), or off. Coordinators
-    /// only. May be given several times [env: HEDGEROW_MESH_LISTEN, separated by commas] [default: not at all]
+    /// Where a coordinator's libp2p listens, for example /ip4/0.0.0.0/udp/4001/quic-v1 (port 0 takes any), or off; its addresses
+    /// stand in its record, for all nodes to dial. Coordinators only, and who may be elected. May be given several times
+    /// [env: HEDGEROW_MESH_LISTEN, separated by commas] [default: any free port, over QUIC and TCP]
     #[arg(long, value_name = "MULTIADDR|off")]
     pub mesh_listen: Vec<MeshAddress>,
     /// What kind of work the node is for. auto looks at the machine: gpu with a GPU that nvidia-smi knows, storage with 1 TiB of
@@ -139,7 +142,7 @@ pub struct LeaveArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RoleChoice {
-    /// Worker when services are named, else coordinator.
+    /// Coordinator when no services are named, else a worker that may be elected coordinator as well.
     #[default]
     Auto,
     /// Holds the registry, offers nothing.
