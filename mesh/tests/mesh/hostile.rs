@@ -110,12 +110,14 @@ impl Adversary {
         Self { swarm, secret, victim: peer_id(to.node()).unwrap() }
     }
 
+    /// Connected, subscribed, and admitted: until the victim has heard who this is, it refuses every request.
     async fn connect(to: &Coordinator) -> Self {
         let mut it = Self::dialling(to).await;
         it.until(|event| {
             matches!(event, SwarmEvent::Behaviour(EvilEvent::Gossip(gossipsub::Event::Subscribed { .. })))
         })
         .await;
+        while it.push(Vec::new()).await == Some(PeerResponse::Refused) {}
         it
     }
 
