@@ -211,7 +211,7 @@ impl Default for Network {
 
 /// How long a packet is on its way, one way.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "kind")]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", rename_all_fields = "kebab-case", tag = "kind")]
 pub enum Latency {
     /// Each pair draws its own from this range.
     Uniform {
