@@ -14,12 +14,13 @@ use hedgerow_proto::clock::Time;
 use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::limits::Limits;
 use hedgerow_proto::own::Voice;
+use hedgerow_proto::peering;
 use hedgerow_proto::record::{Body, Kind, NodeRecord, Record, Signed};
 use hedgerow_proto::registry::{Outcome, Refused, Registry, Source};
 use hedgerow_proto::replica::{Core, Event};
 pub use hedgerow_proto::replica::{GuestNews, NotTaken, SUSPEND_MIN, SpeakError};
 use hedgerow_proto::snapshot;
-use hedgerow_proto::sync::{Session, SyncError, Traffic};
+use hedgerow_proto::sync::{Received, Session, SyncError, Traffic};
 use hedgerow_tunnel::sync::{SyncBroken, SyncReplica, synchronise};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, watch};
@@ -196,12 +197,12 @@ impl Replica {
         session: &mut Session,
         message: &[u8],
         accept: impl FnMut(&Registry, &Record) -> bool,
-    ) -> Result<(), SyncError> {
+    ) -> Result<Received, SyncError> {
         let received = self.change(|core, now| core.receive_if(now, session, message, accept))?;
         if received.refused > 0 {
             debug!(refused = received.refused, "records of a peer were refused");
         }
-        Ok(())
+        Ok(received)
     }
 
     /// All that this side has to say in its turn of a synchronisation.
@@ -346,7 +347,54 @@ impl SyncReplica for Replica {
     }
 
     fn receive(&self, session: &mut Session, message: &[u8]) -> Result<(), SyncError> {
-        self.receive_if(session, message, |_, _| true)
+        self.receive_if(session, message, |_, _| true).map(drop)
+    }
+}
+
+/// Each call takes the lock for itself and asks the replica's own clock.
+impl peering::Replica for Replica {
+    fn read<T>(&self, look: impl FnOnce(&Registry) -> T) -> T {
+        self.read(look)
+    }
+
+    fn meet(&mut self, _: Time, node: NodeId) {
+        Self::meet(self, node);
+    }
+
+    fn part(&mut self, _: Time, node: NodeId) {
+        Self::part(self, node);
+    }
+
+    fn insert_if<O>(
+        &mut self,
+        _: Time,
+        bytes: Bytes,
+        source: Source,
+        judge: impl FnOnce(&Registry, &Record) -> Result<(), O>,
+    ) -> Result<Outcome, NotTaken<O>> {
+        Self::insert_if(self, bytes, source, judge)
+    }
+
+    fn receive_if(
+        &mut self,
+        _: Time,
+        session: &mut Session,
+        message: &[u8],
+        accept: impl FnMut(&Registry, &Record) -> bool,
+    ) -> Result<Received, SyncError> {
+        Self::receive_if(self, session, message, accept)
+    }
+
+    fn turn(&mut self, _: Time, session: &mut Session) -> Vec<Vec<u8>> {
+        Self::turn(self, session)
+    }
+
+    fn introduction(&self) -> Vec<Bytes> {
+        self.introduction()
+    }
+
+    fn guest_records(&self, _: Time, worker_id: &str) -> Vec<(u64, Vec<u8>)> {
+        Self::guest_records(self, worker_id)
     }
 }
 

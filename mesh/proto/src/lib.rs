@@ -11,6 +11,7 @@ pub mod key;
 pub mod limits;
 pub mod own;
 pub mod peer;
+pub mod peering;
 pub mod record;
 pub mod registry;
 pub mod replica;
