@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hedgerow_contract::DeskConfig;
 use hedgerow_mesh::clock::SystemClock;
 use hedgerow_mesh::host::Multiaddr;
-use hedgerow_mesh::replica::{Replica, ReplicaConfig, ReplicaError};
+use hedgerow_mesh::replica::{Replica, ReplicaConfig, ReplicaError, SpeakError};
 use hedgerow_process::exit::Failure;
 use hedgerow_proto::id::FederationId;
 use hedgerow_proto::limits::Limits;
@@ -317,7 +317,9 @@ fn listen_to_namesakes(replica: &Replica) -> mpsc::Sender<Vec<u8>> {
 fn cannot_go_on(error: &ReplicaError) -> Failure {
     let failure = Failure::runtime(error).means("the node stops: what it says would not count, or not be its own");
     match error {
-        ReplicaError::KeyInUse(_) => failure.advice("stop the other process, or give one of the two a new --data-dir"),
+        ReplicaError::Speak(SpeakError::KeyInUse(_)) => {
+            failure.advice("stop the other process, or give one of the two a new --data-dir")
+        }
         _ => failure.advice("look at the data directory: is its disk full, or read-only?"),
     }
 }

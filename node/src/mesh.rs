@@ -17,6 +17,7 @@ use hedgerow_mesh::host::{
 use hedgerow_mesh::replica::Replica;
 use hedgerow_process::exit::Failure;
 use hedgerow_proto::clock::Time;
+use hedgerow_proto::election::{Election, Move};
 use hedgerow_proto::frame::Census;
 use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
 use hedgerow_proto::key::SecretKey;
@@ -31,13 +32,11 @@ use tracing::{debug, info, warn};
 use crate::settings::MeshListen;
 
 pub mod addresses;
-pub mod election;
 pub mod hints;
 pub mod home;
 pub mod workers;
 
 use addresses::{Reach, worth_telling};
-use election::{Election, Move};
 use hints::Hints;
 use home::Seeker;
 use workers::Workers;

@@ -4,6 +4,7 @@
 //! `(now, input)`, so that the same code runs in the binaries and, deterministically, in the simulation.
 
 pub mod clock;
+pub mod election;
 pub mod frame;
 pub mod id;
 pub mod key;
@@ -11,8 +12,10 @@ pub mod limits;
 pub mod mutation;
 pub mod own;
 pub mod peer;
+pub mod peering;
 pub mod record;
 pub mod registry;
+pub mod replica;
 pub mod retry;
 pub mod route;
 pub mod snapshot;

@@ -12,8 +12,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use super::behaviour::Names;
-use super::requests::Pending;
-use super::{Host, HostStatus, peer_id};
+use super::requests::Asker;
+use super::{Host, HostStatus, Registry, peer_id};
 
 /// Neighbours that are asked at once: what none of these knows is known to nobody near.
 const ASKED_AT_ONCE_MAX: usize = 16;
@@ -165,32 +165,43 @@ impl HostHandle {
 impl Host {
     pub(super) fn on_command(&mut self, command: Command) {
         match command {
-            Command::Ask(node, request, answer) => match self.friends.get(&node) {
-                Some(peer) => self.ask(*peer, request, Pending::Asked(answer)),
+            Command::Ask(node, request, answer) => match peer_id(node).filter(|_| self.is_neighbour(&node)) {
+                Some(peer) => self.ask(peer, request, Asker::Other(answer)),
                 // Whoever asked may have gone.
                 None => drop(answer.send(Err(AskError::NotConnected(node)))),
             },
-            Command::Synchronise(node, done) => {
-                if let Some(peer) = self.friends.get(&node) {
-                    self.synchronise(*peer, Some(done));
-                }
-            }
+            Command::Synchronise(node, done) => self.synchronise(node, done),
             Command::Provide(services) => self.provide(&services),
             Command::Providers(service, answer) => self.find_providers(&service, answer),
             Command::Connect(node, addresses, answer) => match peer_id(node) {
                 Some(peer) if self.status.borrow().peers.contains(&peer) => drop(answer.send(Ok(()))),
                 Some(peer) => {
                     self.connecting.entry(peer).or_default().push(answer);
-                    self.dial(node, addresses);
+                    self.dial(peer, addresses);
                 }
                 None => drop(answer.send(Err("its id is no key".into()))),
             },
             Command::Disconnect(node) => {
                 if let Some(peer) = peer_id(node) {
-                    // An error says that it has gone already.
-                    let _ = self.swarm.disconnect_peer_id(peer);
+                    self.disconnect(peer);
                 }
             }
+        }
+    }
+
+    /// Whether a coordinator is connected.
+    pub(super) fn is_neighbour(&self, node: &NodeId) -> bool {
+        self.registry.as_ref().is_some_and(|registry| registry.peering.coordinators().contains(node))
+    }
+
+    /// Begins a synchronisation, or waits for the one that is under way; `done` is dropped at its end, or now if there is none.
+    fn synchronise(&mut self, node: NodeId, done: oneshot::Sender<()>) {
+        if let Some(Registry { synchronising, .. }) = &mut self.registry {
+            synchronising.entry(node).or_default().push(done);
+        }
+        let begun = self.tell(|peering, replica, now| peering.synchronise(now, replica, node));
+        if let Some(Registry { synchronising, .. }) = self.registry.as_mut().filter(|_| begun != Some(true)) {
+            synchronising.remove(&node);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A token bucket on a clock that is passed in: so much at once, so much a second.
 
-use hedgerow_proto::clock::Time;
+use crate::clock::Time;
 
 /// So much at once, so much a second.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use hedgerow_proto::clock::Time;
-use hedgerow_proto::id::NodeId;
+use crate::clock::Time;
+use crate::id::NodeId;
 use sha2::{Digest, Sha256};
 
 /// Up to so many others: connected to all.
@@ -36,25 +36,46 @@ struct Failed {
     again_at: Time,
 }
 
-/// Who is being tried, and who has failed.
+/// Who there is, who is being tried, and who has failed.
 #[derive(Debug)]
 pub(super) struct Neighbours {
     me: NodeId,
+    /// The others that are known to be dialable, the closest first.
+    known: Vec<NodeId>,
     trying: BTreeSet<NodeId>,
     failed: BTreeMap<NodeId, Failed>,
+    /// Whether anything has changed since it was last looked who is due.
+    changed: bool,
 }
 
 impl Neighbours {
     pub(super) fn new(me: NodeId) -> Self {
-        Self { me, trying: BTreeSet::new(), failed: BTreeMap::new() }
+        Self { me, known: Vec::new(), trying: BTreeSet::new(), failed: BTreeMap::new(), changed: true }
     }
 
-    /// Those that should be dialled now, of the coordinators that are `known` to be dialable, given who is `connected`.
-    pub(super) fn due(&mut self, now: Time, known: &BTreeSet<NodeId>, connected: &BTreeSet<NodeId>) -> Vec<NodeId> {
+    /// These coordinators are known to be dialable.
+    pub(super) fn know(&mut self, known: BTreeSet<NodeId>) {
+        if self.known.len() == known.iter().filter(|node| **node != self.me).count()
+            && self.known.iter().all(|node| known.contains(node))
+        {
+            return;
+        }
         self.failed.retain(|node, _| known.contains(node));
-        let mut wanted: Vec<NodeId> = known.iter().copied().filter(|node| *node != self.me).collect();
+        self.known = known.into_iter().filter(|node| *node != self.me).collect();
+        // A hash for each, and so once for each change.
+        self.known.sort_by_cached_key(|node| std::cmp::Reverse(affinity(&self.me, node)));
+        self.changed = true;
+    }
+
+    /// Those that should be dialled now, given who is `connected`. Nothing changes between two looks but by the calls of this
+    /// type and time, so that a look at a quiet federation costs nothing.
+    pub(super) fn due(&mut self, now: Time, connected: &BTreeSet<NodeId>) -> Vec<NodeId> {
+        let again = self.failed.values().any(|failed| failed.again_at <= now);
+        if !self.changed && !again {
+            return Vec::new();
+        }
+        let mut wanted = self.known.clone();
         if wanted.len() > ALL_OF {
-            wanted.sort_unstable_by_key(|node| std::cmp::Reverse(affinity(&self.me, node)));
             // Those that cannot be reached are no neighbours: the next one takes their place.
             let reachable = |node: &NodeId| connected.contains(node) || !self.failed.contains_key(node);
             let (mut near, far): (Vec<_>, Vec<_>) = wanted.into_iter().partition(reachable);
@@ -62,20 +83,27 @@ impl Neighbours {
             near.extend(far.into_iter().take(SOUGHT));
             wanted = near;
         }
-        let due: Vec<NodeId> = wanted
+        let mut due: Vec<NodeId> = wanted
             .into_iter()
             .filter(|node| !connected.contains(node) && !self.trying.contains(node))
             .filter(|node| self.failed.get(node).is_none_or(|failed| failed.again_at <= now))
-            .take(AT_ONCE)
             .collect();
+        self.changed = due.len() > AT_ONCE;
+        due.truncate(AT_ONCE);
         self.trying.extend(due.iter().copied());
         due
+    }
+
+    /// A connection has gone: another may be wanted.
+    pub(super) fn lost(&mut self) {
+        self.changed = true;
     }
 
     /// A connection has come up.
     pub(super) fn reached(&mut self, node: &NodeId) {
         self.trying.remove(node);
         self.failed.remove(node);
+        self.changed = true;
     }
 
     /// An attempt has come to nothing, if one was being made; `jitter` is between 0 and 1.
@@ -87,6 +115,7 @@ impl Neighbours {
         let pause = RETRY_MIN.saturating_mul(1 << failed.times.min(16)).min(RETRY_MAX);
         failed.times = failed.times.saturating_add(1);
         failed.again_at = now + pause.mul_f32(0.5 + 0.5 * jitter);
+        self.changed = true;
     }
 }
 
@@ -104,13 +133,26 @@ mod tests {
         range.map(id).collect()
     }
 
+    fn due(
+        neighbours: &mut Neighbours,
+        now: Time,
+        known: &BTreeSet<NodeId>,
+        connected: &BTreeSet<NodeId>,
+    ) -> Vec<NodeId> {
+        neighbours.know(known.clone());
+        neighbours.due(now, connected)
+    }
+
     #[test]
     fn a_small_federation_is_a_full_mesh() {
         let mut neighbours = Neighbours::new(id(0));
         let known = ids(0..10);
         let connected = ids(1..4);
-        assert_eq!(neighbours.due(Time::ORIGIN, &known, &connected), ids(4..10).into_iter().collect::<Vec<_>>());
-        assert!(neighbours.due(Time::ORIGIN, &known, &connected).is_empty(), "they are being tried");
+        assert_eq!(
+            due(&mut neighbours, Time::ORIGIN, &known, &connected).into_iter().collect::<BTreeSet<_>>(),
+            ids(4..10)
+        );
+        assert!(due(&mut neighbours, Time::ORIGIN, &known, &connected).is_empty(), "they are being tried");
     }
 
     #[test]
@@ -118,7 +160,7 @@ mod tests {
         let known = ids(0..300);
         let mut edges: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
         for node in &known {
-            for other in Neighbours::new(*node).due(Time::ORIGIN, &known, &BTreeSet::new()) {
+            for other in due(&mut Neighbours::new(*node), Time::ORIGIN, &known, &BTreeSet::new()) {
                 edges.entry(*node).or_default().insert(other);
                 edges.entry(other).or_default().insert(*node);
             }
@@ -135,18 +177,18 @@ mod tests {
     fn one_that_cannot_be_reached_is_tried_less_and_less_and_another_takes_its_place() {
         let known = ids(0..100);
         let mut neighbours = Neighbours::new(id(0));
-        let first = neighbours.due(Time::ORIGIN, &known, &BTreeSet::new());
+        let first = due(&mut neighbours, Time::ORIGIN, &known, &BTreeSet::new());
         for node in &first {
             neighbours.missed(Time::ORIGIN, *node, 1.0);
         }
-        let second = neighbours.due(Time::ORIGIN, &known, &BTreeSet::new());
+        let second = due(&mut neighbours, Time::ORIGIN, &known, &BTreeSet::new());
         assert_eq!(second.len(), SOUGHT);
         assert!(second.iter().all(|node| !first.contains(node)));
         let mut alone = Neighbours::new(id(0));
         let (mut now, mut attempts) = (Time::ORIGIN, 0);
         let one = ids(0..2);
         while now < Time::from_origin(Duration::from_secs(3600)) {
-            for node in alone.due(now, &one, &BTreeSet::new()) {
+            for node in due(&mut alone, now, &one, &BTreeSet::new()) {
                 attempts += 1;
                 alone.missed(now, node, 0.0);
             }
@@ -155,7 +197,7 @@ mod tests {
         assert!((100..300).contains(&attempts), "{attempts}");
         alone.reached(&id(1));
         assert_eq!(
-            alone.due(now, &one, &BTreeSet::new()),
+            due(&mut alone, now, &one, &BTreeSet::new()),
             [id(1)],
             "a connection that is lost is sought again at once"
         );

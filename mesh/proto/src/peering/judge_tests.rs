@@ -1,8 +1,8 @@
-use hedgerow_proto::id::FederationId;
-use hedgerow_proto::key::SecretKey;
-use hedgerow_proto::limits::Limits;
-use hedgerow_proto::record::{Home, Lease, NodeRecord, Roles, Signed, Version};
-use hedgerow_proto::registry::Source;
+use crate::id::FederationId;
+use crate::key::SecretKey;
+use crate::limits::Limits;
+use crate::record::{Home, Lease, NodeRecord, Roles, Signed, Version};
+use crate::registry::Source;
 
 use super::*;
 
@@ -102,7 +102,7 @@ fn a_flood_of_one_publisher_ends_and_others_are_not_touched() {
 #[test]
 fn a_peer_that_goes_on_is_blocked_once_and_for_a_while() {
     let mut judge = Judge::default();
-    let (peer, other) = (PeerId::random(), PeerId::random());
+    let (peer, other) = (id(1), id(2));
     let blocked_after = (1..).find(|_| judge.fault(NOW, peer, Fault::Wrong)).unwrap();
     assert_eq!(blocked_after, WRONG.burst as usize + 1);
     assert!(!judge.fault(NOW, peer, Fault::Wrong), "it is blocked already");

@@ -7,11 +7,11 @@
 
 use std::time::Duration;
 
-use hedgerow_proto::clock::Time;
-use hedgerow_proto::frame::Census;
-use hedgerow_proto::id::NodeId;
-use hedgerow_proto::record::Candidacy;
-use hedgerow_proto::registry::{Presence, Registry};
+use crate::clock::Time;
+use crate::frame::Census;
+use crate::id::NodeId;
+use crate::record::Candidacy;
+use crate::registry::{Presence, Registry};
 use sha2::{Digest, Sha256};
 
 /// How many coordinators a federation aims at: any two may go, and there is one.
@@ -91,11 +91,11 @@ fn weight(node: &NodeId) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
-    use hedgerow_proto::id::FederationId;
-    use hedgerow_proto::key::SecretKey;
-    use hedgerow_proto::limits::Limits;
-    use hedgerow_proto::record::{Body, NodeRecord, Roles, Signed, Version};
-    use hedgerow_proto::registry::Source;
+    use crate::id::FederationId;
+    use crate::key::SecretKey;
+    use crate::limits::Limits;
+    use crate::record::{Body, NodeRecord, Roles, Signed, Version};
+    use crate::registry::Source;
 
     use super::*;
 

@@ -4,20 +4,19 @@
 //! mesh is therefore tied to a coordinator that is there:
 //!
 //! - *Pushed and gossiped* records are the publisher's own, or those of workers that name it as their home. Of a publisher that
-//!   is not known, its own [`NodeRecord`](hedgerow_proto::record::NodeRecord) as a coordinator and its lease are taken, so many
+//!   is not known, its own [`NodeRecord`](crate::record::NodeRecord) as a coordinator and its lease are taken, so many
 //!   a second: that is how one comes in.
 //! - *Synchronised* records may be anybody's, as long as the peer is a coordinator itself; the registry's quotas bound them.
 //!
 //! What is not taken is not forwarded. A peer that goes on sending such things is blocked for a while.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hedgerow_proto::clock::Time;
-use hedgerow_proto::id::NodeId;
-use hedgerow_proto::record::{Body, Record};
-use hedgerow_proto::registry::{Presence, Registry};
-use libp2p::PeerId;
+use crate::clock::Time;
+use crate::id::NodeId;
+use crate::record::{Body, Record};
+use crate::registry::{Presence, Registry};
 
 use super::bucket::{Bucket, Rate};
 
@@ -97,8 +96,8 @@ pub(super) fn may_synchronise(registry: &Registry, peer: &NodeId, record: &Recor
 pub(super) struct Judge {
     published: BTreeMap<NodeId, Bucket>,
     introduced: Option<Bucket>,
-    faults: HashMap<PeerId, (Bucket, Bucket)>,
-    blocked: Vec<(Time, PeerId)>,
+    faults: BTreeMap<NodeId, (Bucket, Bucket)>,
+    blocked: Vec<(Time, NodeId)>,
 }
 
 impl Judge {
@@ -123,8 +122,8 @@ impl Judge {
         if there { Ok(()) } else { Err(Objection::TooMany) }
     }
 
-    /// Notes a fault of a connected peer. True: it is to be blocked.
-    pub(super) fn fault(&mut self, now: Time, peer: PeerId, fault: Fault) -> bool {
+    /// Notes a fault of a connected peer. True: it is to be blocked, and was not yet.
+    pub(super) fn fault(&mut self, now: Time, peer: NodeId, fault: Fault) -> bool {
         let new = || (Bucket::full(now, USELESS), Bucket::full(now, WRONG));
         let (useless, wrong) = self.faults.entry(peer).or_insert_with(new);
         let patience_left = match fault {
@@ -139,12 +138,12 @@ impl Judge {
     }
 
     /// A peer has gone: what it did is forgotten, unless it is blocked.
-    pub(super) fn gone(&mut self, peer: &PeerId) {
+    pub(super) fn gone(&mut self, peer: &NodeId) {
         self.faults.remove(peer);
     }
 
     /// The peers that are not to be blocked any longer.
-    pub(super) fn pardoned(&mut self, now: Time) -> Vec<PeerId> {
+    pub(super) fn pardoned(&mut self, now: Time) -> Vec<NodeId> {
         let surplus = self.blocked.len().saturating_sub(BLOCKED_MAX);
         let due = self.blocked.iter().take_while(|(until, _)| *until <= now).count().max(surplus);
         self.blocked.drain(..due).map(|(_, peer)| peer).collect()
