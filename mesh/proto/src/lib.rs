@@ -5,9 +5,11 @@
 
 pub mod clock;
 pub mod frame;
+pub mod home;
 pub mod id;
 pub mod key;
 pub mod limits;
+pub mod liveness;
 pub mod own;
 pub mod peer;
 pub mod record;
