@@ -3,6 +3,7 @@
 //! Nothing here does I/O, reads a clock or draws randomness of its own: every state machine is a function of
 //! `(now, input)`, so that the same code runs in the binaries and, deterministically, in the simulation.
 
+pub mod attempts;
 pub mod clock;
 pub mod frame;
 pub mod home;
