@@ -60,6 +60,17 @@ impl Failure {
         matches!(self, Self::NotSent | Self::Refused(_))
     }
 
+    /// Whether it counts against the node in the balancing ([`crate::route::PeakEwma::failed`]). Silence does not: the tunnel is
+    /// suspect, which keeps requests away for as long as the node is silent, and a penalty would keep them away for a minute
+    /// after it has woken. A refusal does only if the service is down.
+    pub fn is_penalised(self) -> bool {
+        match self {
+            Self::NotSent | Self::Broken | Self::TimedOut => true,
+            Self::Refused(refusal) => refusal == Refusal::ServiceDown,
+            Self::StaleConnection | Self::Unaccepted | Self::Suspected => false,
+        }
+    }
+
     /// A stable word for error bodies, logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
