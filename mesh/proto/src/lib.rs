@@ -8,6 +8,7 @@ pub mod frame;
 pub mod id;
 pub mod key;
 pub mod limits;
+pub mod mutation;
 pub mod own;
 pub mod peer;
 pub mod record;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use crate::frame::Refusal;
 use crate::id::NodeId;
+use crate::mutation::{self, Mutation};
 
 /// Whether a request may run more than once (RFC 9110 §9.2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -236,7 +237,8 @@ impl Attempts {
             self.sends += 1;
             self.outcome = Outcome::Unknown;
         }
-        if answer == Answer::PassedOn || body == Body::Gone {
+        let seen = answer == Answer::PassedOn && !mutation::is_active(Mutation::RetryAfterFirstByte);
+        if seen || body == Body::Gone {
             return Decision::Fail(self.outcome);
         }
         if failure.nothing_ran() {
