@@ -4,7 +4,7 @@
 //! cli, settings ──▶ run ──▶ entries ──▶ bootstrap        one tunnel for each entry of each domain, kept up
 //!                    │         └──────▶ hedgerow_tunnel   requests come back down it
 //!                    ├────▶ hardware                      what this machine has; goes into the signed record
-//!                    ├────▶ services ──▶ pool             a slot and a connection for each request
+//!                    ├────▶ services ──▶ slots            a slot and a connection for each request
 //!                    ├────▶ probe                         which services are up; goes into the signed record
 //!                    ├────▶ lan                           the same routes on a port of this machine
 //!                    └────▶ control ◀── status, leave     a socket in the data directory, for the same binary
@@ -26,7 +26,6 @@ pub mod membership;
 pub mod mesh;
 pub mod node;
 pub mod patience;
-pub mod pool;
 pub mod probe;
 pub mod registry_view;
 pub mod run;
