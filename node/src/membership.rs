@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hedgerow_contract::DeskConfig;
+use hedgerow_contract::url::UrlPolicy;
 use hedgerow_mesh::clock::SystemClock;
 use hedgerow_mesh::host::Multiaddr;
 use hedgerow_mesh::replica::{Replica, ReplicaConfig, ReplicaError};
@@ -54,6 +55,8 @@ pub struct Profile {
     pub heartbeat_timeout: Duration,
     /// And is forgotten after so long.
     pub worker_timeout: Duration,
+    /// Which URLs it may have.
+    pub urls: UrlPolicy,
 }
 
 impl Profile {
@@ -141,6 +144,7 @@ impl Membership {
         let desk = DeskConfig {
             heartbeat_timeout: profile.heartbeat_timeout,
             worker_timeout: profile.worker_timeout,
+            url_policy: profile.urls.clone(),
             ..DeskConfig::default()
         };
         let contract = Contract::new(mesh.clone(), (*services).clone(), desk, member.seed);

@@ -13,7 +13,7 @@ use hedgerow_proto::record::Body;
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::bootstrap::Bootstrap;
 use crate::control::Control;
@@ -84,6 +84,7 @@ pub async fn join(settings: Settings) -> Result<(), Failure> {
         mesh_listen: settings.mesh_listen.clone(),
         heartbeat_timeout: settings.heartbeat_timeout,
         worker_timeout: settings.worker_timeout,
+        urls: settings.urls.clone(),
     };
     check_record(&identity, &profile, &services)?;
     let (failures, mut failed) = mpsc::channel(1);
@@ -159,6 +160,11 @@ fn greet(settings: &Settings, node: &Node) {
     if settings.services.is_empty() {
         info!(
             "no service is named: the node is a coordinator and offers nothing; --service NAME=http://127.0.0.1:PORT makes it a worker"
+        );
+    }
+    if settings.urls.allow_private {
+        warn!(
+            "--allow-private-urls: agents may have this node ask whatever it can reach, when it is a coordinator; for trying it out"
         );
     }
     for name in &settings.ignored_variables {
