@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hedgerow_mesh::host::link::Homes;
+use hedgerow_mesh::host::relay::RelayStreams;
 use hedgerow_mesh::host::{
     Host, HostConfig, HostError, HostHandle, HostStatus, IncomingCall, Multiaddr, Part, keypair,
 };
@@ -34,6 +35,7 @@ pub mod addresses;
 pub mod election;
 pub mod hints;
 pub mod home;
+mod relays;
 pub mod workers;
 
 use addresses::{Reach, worth_telling};
@@ -312,8 +314,9 @@ impl Mesh {
             return seeker.keep(host).await;
         }
         self.home.send_if_modified(|home| home.take().is_some());
-        let Ok(homes) = Homes::listen(host) else { return };
-        tokio::join!(self.workers.take_in(homes), self.tell(host));
+        let (Ok(homes), Ok(streams)) = (Homes::listen(host), RelayStreams::listen(host)) else { return };
+        let passing_on = relays::serve(streams, &self.replica, &config.services, &config.drain);
+        tokio::join!(self.workers.take_in(homes), passing_on, self.tell(host));
     }
 
     /// Tells workers of coordinators and Kademlia of services, when either has changed.
