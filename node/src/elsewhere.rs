@@ -9,7 +9,7 @@
 //!
 //! Nothing of it runs on a node without a port of its own, and nothing is routed while the node is no coordinator.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,13 +29,14 @@ use crate::mesh::Mesh;
 
 mod routes;
 
-use routes::Building;
 pub use routes::Routes;
+use routes::{Building, WorkerOffers};
 
 /// How long changes are gathered before the routes are made anew.
 const SETTLE: Duration = Duration::from_millis(20);
-/// Making routes takes at most this part of the node's thread: under a storm of changes each time takes in more of them.
-const REBUILD_SHARE: u32 = 4;
+/// Making routes takes at most this part of the node's thread, which carries its tunnels: under a storm of changes each time takes
+/// in more of them.
+const REBUILD_SHARE: u32 = 10;
 
 /// What all federations of a node share of it.
 pub struct Outward {
@@ -63,6 +64,8 @@ struct State {
     coordinators: BTreeMap<NodeId, Tunnel>,
     /// The ways to workers by way of those.
     relays: Relays,
+    /// What all these offer.
+    workers: HashMap<NodeId, WorkerOffers>,
 }
 
 impl Elsewhere {
@@ -126,6 +129,7 @@ impl Elsewhere {
         let routes = match host {
             Some(host) => self.mesh.replica.read(|registry| self.look(registry, &mut state, host)),
             None => {
+                state.workers.clear();
                 state.keep_only(&BTreeSet::new(), &BTreeSet::new());
                 Routes::default()
             }
@@ -138,7 +142,7 @@ impl Elsewhere {
     fn look(&self, registry: &Registry, state: &mut State, host: &HostHandle) -> Routes {
         let (me, loads) = (self.mesh.replica.node(), &self.outward.loads);
         let mut routes = Building::default();
-        let (mut homes, mut relayed) = (BTreeSet::new(), BTreeSet::new());
+        let (mut homes, mut relayed, mut workers) = (BTreeSet::new(), BTreeSet::new(), HashMap::new());
         for worker in registry.workers() {
             let id = worker.record.writer;
             let Some(home) = home_of(registry, &worker).filter(|home| *home != me) else { continue };
@@ -150,8 +154,12 @@ impl Elsewhere {
                 relayed.insert(id);
                 state.relays.way(id, &via)
             };
-            routes.add_worker(id, worker.node, &way, loads);
+            let known = state.workers.remove(&id).filter(|known| known.is_of(&worker, &way));
+            let known = known.unwrap_or_else(|| WorkerOffers::new(&worker, &way, loads));
+            routes.add_worker(id, &known);
+            workers.insert(id, known);
         }
+        state.workers = workers;
         state.keep_only(&homes, &relayed);
         for (worker_id, view) in hedgerow_urls::guests(registry) {
             routes.add_guest(worker_id, &view, hedgerow_urls::way_to(&view, &state.ways), loads);
@@ -212,5 +220,76 @@ impl Guests for Elsewhere {
         if hedgerow_urls::note_probed(&mut self.state().ways, worker_id, way) {
             self.changed.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hedgerow_proto::clock::Time;
+    use hedgerow_proto::id::FederationId;
+    use hedgerow_proto::key::SecretKey;
+    use hedgerow_proto::limits::Limits;
+    use hedgerow_proto::record::{Attachment, AttachmentState, Body, Home, NodeRecord, Roles, Signed, Version};
+    use hedgerow_proto::registry::Source;
+
+    use super::*;
+
+    const FEDERATION: FederationId = FederationId([1; 32]);
+
+    fn key(seed: u8) -> SecretKey {
+        SecretKey::from_seed([seed; 32])
+    }
+
+    fn says(registry: &mut Registry, key: &SecretKey, seq: u64, body: &Body) {
+        let signed = Signed::sign(key, FEDERATION, 1, Version { epoch: 1, seq }, body).unwrap();
+        registry.insert(Time::ORIGIN, signed, Source::Direct(None)).unwrap();
+    }
+
+    fn node(roles: Roles, home: Option<&SecretKey>) -> Body {
+        Body::Node(NodeRecord {
+            roles,
+            location: String::new(),
+            version: "0.1.0".into(),
+            services: vec![],
+            multiaddrs: vec![],
+            home: home.map(|key| Home { coordinator: key.id(), home_seq: 1 }),
+            candidacy: Default::default(),
+            hardware: Default::default(),
+        })
+    }
+
+    fn attached(worker: &SecretKey) -> Body {
+        Body::Attachment(Attachment { worker: worker.id(), home_seq: 1, state: AttachmentState::Attached })
+    }
+
+    #[test]
+    fn a_worker_is_asked_for_by_way_of_its_home_and_a_coordinator_that_works_directly() {
+        let mut registry = Registry::new(FEDERATION, Limits::PRODUCTION);
+        let [home, both, away, worker, here, homeless] = [1, 2, 3, 4, 5, 6].map(key);
+        says(&mut registry, &home, 1, &node(Roles::Coordinator, None));
+        says(&mut registry, &both, 1, &node(Roles::Both, None));
+        says(&mut registry, &away, 1, &node(Roles::Both, None));
+        // They are connected to this node, as coordinators are.
+        registry.meet(Time::ORIGIN, home.id());
+        registry.meet(Time::ORIGIN, both.id());
+        says(&mut registry, &worker, 1, &node(Roles::Worker, Some(&home)));
+        says(&mut registry, &home, 2, &attached(&worker));
+        says(&mut registry, &homeless, 1, &node(Roles::Worker, None));
+        says(&mut registry, &here, 1, &node(Roles::Worker, Some(&home)));
+        registry.meet(Time::ORIGIN, here.id());
+        let homes: BTreeMap<NodeId, Option<NodeId>> =
+            registry.workers().map(|worker| (worker.record.writer, home_of(&registry, &worker))).collect();
+        let expected = [
+            (both.id(), Some(both.id())),
+            (away.id(), None),
+            (worker.id(), Some(home.id())),
+            (here.id(), None),
+            (homeless.id(), None),
+        ];
+        assert_eq!(homes, expected.into());
+        // The home is gone, and with it the way.
+        registry.part(Time::ORIGIN, home.id());
+        let lost = registry.workers().find(|view| view.record.writer == worker.id()).unwrap();
+        assert_eq!(home_of(&registry, &lost), None);
     }
 }

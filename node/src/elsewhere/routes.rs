@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use hedgerow_http::{Candidate, Loads};
 use hedgerow_proto::id::{NodeId, ServiceName};
-use hedgerow_proto::record::{NodeRecord, ServiceHealth};
-use hedgerow_proto::registry::GuestView;
+use hedgerow_proto::record::{ServiceHealth, Version};
+use hedgerow_proto::registry::{GuestView, Worker};
 use hedgerow_tunnel::Tunnel;
 use hedgerow_urls::{Way, WhyNot};
 
@@ -20,7 +20,7 @@ type Named<T> = HashMap<ServiceName, T>;
 #[derive(Default)]
 pub struct Routes {
     services: Named<Arc<[Candidate]>>,
-    nodes: HashMap<NodeId, Named<Candidate>>,
+    nodes: HashMap<NodeId, Arc<Named<Candidate>>>,
     agents: HashMap<String, Agent>,
     /// How many agents offer what and get no requests.
     not_routable: Named<BTreeMap<WhyNot, usize>>,
@@ -32,7 +32,32 @@ struct Agent {
     offers: Result<Named<Candidate>, WhyNot>,
 }
 
-/// The same, while it is made.
+/// What a worker offers by one way: the same from one snapshot to the next, since thousands are dear to make.
+pub(super) struct WorkerOffers {
+    version: Version,
+    way: u64,
+    offers: Arc<Named<Candidate>>,
+}
+
+impl WorkerOffers {
+    /// As the worker's record says, this way.
+    pub(super) fn new(worker: &Worker<'_>, way: &Tunnel, loads: &Loads) -> Self {
+        let id = worker.record.writer;
+        let up = worker.node.services.iter().filter(|offer| offer.health == ServiceHealth::Up);
+        let offers = up.map(|offer| {
+            let load = loads.of(id, &offer.name);
+            (offer.name.clone(), Candidate::new(&offer.name, way.clone(), offer.capacity, load))
+        });
+        Self { version: worker.record.version, way: way.id(), offers: Arc::new(offers.collect()) }
+    }
+
+    /// Whether neither what the worker says nor the way to it has changed.
+    pub(super) fn is_of(&self, worker: &Worker<'_>, way: &Tunnel) -> bool {
+        self.version == worker.record.version && self.way == way.id()
+    }
+}
+
+/// [`Routes`] while they are made.
 #[derive(Default)]
 pub(super) struct Building {
     services: Named<Vec<Candidate>>,
@@ -40,13 +65,12 @@ pub(super) struct Building {
 }
 
 impl Building {
-    /// A worker that is reached this way.
-    pub(super) fn add_worker(&mut self, id: NodeId, node: &NodeRecord, way: &Tunnel, loads: &Loads) {
-        for offer in node.services.iter().filter(|offer| offer.health == ServiceHealth::Up) {
-            let candidate = Candidate::new(&offer.name, way.clone(), offer.capacity, loads.of(id, &offer.name));
-            self.services.entry(offer.name.clone()).or_default().push(candidate.clone());
-            self.routes.nodes.entry(id).or_default().insert(offer.name.clone(), candidate);
+    /// A worker that can be asked.
+    pub(super) fn add_worker(&mut self, id: NodeId, worker: &WorkerOffers) {
+        for (name, candidate) in &*worker.offers {
+            self.services.entry(name.clone()).or_default().push(candidate.clone());
         }
+        self.routes.nodes.insert(id, worker.offers.clone());
     }
 
     /// An agent, and the way to it if there is one.

@@ -100,21 +100,4 @@ impl Places {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn streams_are_bounded_for_each_coordinator_and_in_all_and_what_has_ended_makes_room() {
-        let (mut places, node) = (Places::default(), |n: usize| NodeId([n as u8; 32]));
-        let mut held: Vec<Place> =
-            (0..STREAMS_PER_COORDINATOR_MAX).map(|_| places.take(node(1)).expect("a place")).collect();
-        assert!(places.take(node(1)).is_none());
-        for n in held.len()..STREAMS_MAX {
-            held.push(places.take(node(2 + n % 100)).expect("a place"));
-        }
-        assert!(places.take(node(200)).is_none());
-        held.truncate(1);
-        assert!(places.take(node(1)).is_some() && places.take(node(200)).is_some());
-        assert!(places.of.len() <= 2, "who has no stream takes no room");
-    }
-}
+mod tests;
