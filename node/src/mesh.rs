@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hedgerow_mesh::host::link::Homes;
+use hedgerow_mesh::host::relay::RelayStreams;
 use hedgerow_mesh::host::{
     Host, HostConfig, HostError, HostHandle, HostStatus, IncomingCall, Multiaddr, Part, keypair,
 };
@@ -35,6 +36,7 @@ use crate::settings::MeshListen;
 pub mod addresses;
 pub mod hints;
 pub mod home;
+mod relays;
 pub mod workers;
 
 use addresses::{Reach, worth_telling};
@@ -312,8 +314,9 @@ impl Mesh {
             return seeker.keep(host).await;
         }
         self.home.send_if_modified(|home| home.take().is_some());
-        let Ok(homes) = Homes::listen(host) else { return };
-        tokio::join!(self.workers.take_in(homes), self.workers.keep_time(), self.tell(host));
+        let (Ok(homes), Ok(streams)) = (Homes::listen(host), RelayStreams::listen(host)) else { return };
+        let passing_on = relays::serve(streams, &self.replica, &config.services, &config.drain);
+        tokio::join!(self.workers.take_in(homes), self.workers.keep_time(), passing_on, self.tell(host));
     }
 
     /// Tells Kademlia of services, when they have changed.

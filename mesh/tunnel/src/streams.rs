@@ -8,21 +8,27 @@ use hedgerow_proto::frame::{
 };
 use hedgerow_proto::id::{NodeId, RequestId};
 use hedgerow_proto::wire::{self, DecodeError};
-use hedgerow_tunnel::{BoxStream, LinkClosed, Tunnel};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::accept::Tunnel;
+use crate::link::{BoxStream, LinkClosed};
 
 /// The longest payload of a verdict: ACCEPT has none, and a reason is a number.
 const VERDICT_BYTES_MAX: usize = 16;
 
 /// Why there is no such stream.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum NotOpened {
+pub enum NotOpened {
+    /// Nobody has heard of it.
     #[error("the tunnel is closed: {0}")]
     Closed(#[from] LinkClosed),
+    /// The node has said no.
     #[error("the node does not take it: {}", .0.as_str())]
     Refused(Refusal),
+    /// What the node said is no answer.
     #[error("the node broke the rules: {0}")]
     Frame(#[from] FrameError),
+    /// The node may have heard of it.
     #[error("the stream broke: {0}")]
     Stream(#[from] io::Error),
 }
@@ -34,7 +40,7 @@ impl From<DecodeError> for NotOpened {
 }
 
 /// Opens a stream of this kind; what follows is up to the kind. `node` is whom it is to be passed on to.
-pub(crate) async fn open(
+pub async fn open(
     tunnel: &Tunnel,
     kind: StreamKind,
     node: Option<NodeId>,

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hedgerow_contract::url::UrlTarget;
-use hedgerow_proto::frame::{Preface, Refusal, ServiceConnection, StreamKind, close};
-use hedgerow_proto::id::NodeId;
+use hedgerow_http::{Candidate, Loads};
+use hedgerow_proto::frame::{Preface, Refusal, ServiceConnection, StreamKind, WhenFull, close};
+use hedgerow_proto::id::{NodeId, ServiceName};
 use hedgerow_tunnel::link::BoxFuture;
 use hedgerow_tunnel::memory::{self, MemoryLink};
+use hedgerow_tunnel::slots::Slots;
 use hedgerow_tunnel::{Activity, BoxIo, DrainState, Link, OpenService, Services, Tunnel, serve_link};
 use http::HeaderValue;
 use http::header::InvalidHeaderValue;
@@ -17,11 +19,15 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{interval, sleep};
 use tracing::debug;
 
-use super::dial::Dialler;
-use super::probe::{Verdict, probe};
-use super::slots::Slots;
-use super::why_not::WhyNot;
+use crate::dial::Dialler;
+use crate::probe::{Verdict, probe};
+use crate::why_not::WhyNot;
 
+/// Requests that a guest gets at once from here, and connections to it: what a node has whose operator says nothing.
+pub const SLOTS: u32 = 16;
+/// How long a connection is kept idle. A new one costs a lookup and two handshakes over the internet, and what stands in
+/// front of agents keeps theirs for minutes; who closes sooner is noticed before the connection is used again.
+const KEPT_FOR: Duration = Duration::from_secs(15);
 /// How often kept connections are looked through.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// At most so often is a guest probed, whatever its requests meet.
@@ -31,17 +37,33 @@ const PATIENCE_MAX: Duration = Duration::from_secs(1);
 
 /// The way to a guest, for as long as it can be asked. Clones are the same way.
 #[derive(Debug, Clone)]
-pub(crate) struct Way {
+pub struct Way {
+    /// Its requests go down here.
     pub(crate) tunnel: Tunnel,
-    /// What its requests have as `Host`.
-    pub(crate) authority: HeaderValue,
+    /// What they have as `Host`.
+    authority: HeaderValue,
     /// What stands in front of their paths.
-    pub(crate) base: Arc<str>,
+    base: Arc<str>,
+    /// What its answers are said to come from: the name that it has given itself, where that can stand in a header.
+    name: Option<HeaderValue>,
+}
+
+impl Way {
+    /// The guest as somebody who can be asked for this service.
+    pub fn candidate(&self, service: &ServiceName, loads: &Loads) -> Candidate {
+        let load = loads.of(self.tunnel.node(), service);
+        let candidate = Candidate::new(service, self.tunnel.clone(), SLOTS, load);
+        let candidate = candidate.at(self.authority.clone(), &self.base);
+        match &self.name {
+            Some(name) => candidate.named(name.clone()),
+            None => candidate,
+        }
+    }
 }
 
 /// What a guest is called among nodes: the hash of its own name, whichever coordinator speaks for it. It is no key, nobody can
 /// sign for it, and no path leads to it; balancing and retries tell candidates apart by it.
-pub(crate) fn stand_in(worker_id: &str) -> NodeId {
+pub fn stand_in(worker_id: &str) -> NodeId {
     let mut hash = Sha256::new();
     hash.update(b"hedgerow guest, not a key\0");
     hash.update(worker_id.as_bytes());
@@ -69,8 +91,9 @@ pub(crate) fn open(worker_id: &str, url: UrlTarget, dialler: Arc<Dialler>) -> Re
     let (near, far) = memory::pair(id, id);
     let base = url.path_prefix.as_str().into();
     // Its candidates say what their requests have as `Host`.
-    let way = Way { tunnel: Tunnel::detached(Arc::new(near), Vec::new()), authority, base };
-    let guest = Guest { dialler, url, slots: Arc::default(), doubted: Notify::new() };
+    let name = HeaderValue::from_str(worker_id).ok();
+    let way = Way { tunnel: Tunnel::detached(Arc::new(near), Vec::new()), authority, base, name };
+    let guest = Guest { dialler, url, slots: Slots::new(SLOTS, KEPT_FOR), doubted: Notify::new() };
     Ok((way, Route { link: Arc::new(far), guest: Arc::new(guest) }))
 }
 
@@ -104,7 +127,7 @@ impl Route {
             };
             match outcome {
                 // An agent that answers one request at a time is at work on one of ours.
-                Err(WhyNot::Silent) if verdict.is_well() && self.guest.slots.is_busy() => {}
+                Err(WhyNot::Silent) if verdict.is_well() && self.guest.slots.used() > 0 => {}
                 outcome => {
                     let may_be_asked = verdict.observe(outcome.is_ok());
                     if let Ok(took) = outcome {
@@ -143,7 +166,11 @@ impl Services for Guest {
             }
             let reuse = preface.kind == StreamKind::Http && preface.connection == ServiceConnection::MayReuse;
             // The slot goes back whatever happens, also when the client goes away while we connect.
-            let granted = self.slots.take(reuse).ok_or(Refusal::Full)?;
+            let granted = match preface.when_full {
+                WhenFull::Wait => self.slots.take_in_line(reuse, WhenFull::IN_LINE_MAX).await,
+                WhenFull::Refuse => self.slots.take(reuse),
+            };
+            let granted = granted.map_err(|_| Refusal::Full)?;
             let (io, reused): (BoxIo, bool) = match granted.kept {
                 Some(kept) => (kept, true),
                 None => match self.dialler.dial(&self.url).await {

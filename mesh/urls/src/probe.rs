@@ -11,8 +11,8 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
-use super::dial::Dialler;
-use super::why_not::WhyNot;
+use crate::dial::Dialler;
+use crate::why_not::WhyNot;
 
 /// How often a guest that answers is looked at.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -73,7 +73,7 @@ async fn ask(stream: hedgerow_tunnel::BoxIo, url: &UrlTarget) -> Result<http::St
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let request = http::Request::get(format!("{}/health", url.path_prefix))
         .header(http::header::HOST, url.authority())
-        .header(http::header::USER_AGENT, concat!("hedgerow-entry/", env!("CARGO_PKG_VERSION")))
+        .header(http::header::USER_AGENT, concat!("hedgerow/", env!("CARGO_PKG_VERSION")))
         .header(http::header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())?;
     let answer = sender.send_request(request);

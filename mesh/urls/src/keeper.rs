@@ -1,41 +1,23 @@
-//! Routes to URLs: agents that have a public address of their own, such as one of a Cloudflare tunnel, are asked there.
-//!
-//! ```text
-//! registry ─▶ guests ─▶ may this URL be one? ─▶ is there room? ─▶ route: tunnel in memory ─▶ probe, dial, copy bytes
-//!                       (contract::url)        (here)            (route)                    (probe, dial, slots)
-//!                             └──── no ────────────┴──── no ──────────────────────────────────┴── no ──▶ why not, for people
-//! ```
-//!
-//! Who registers a URL is a stranger, and the entry stands where the stranger does not: what guards against being sent to
-//! places that are none of the stranger's business is in [`dial`], and nothing else in this program dials.
-
-mod dial;
-mod probe;
-mod route;
-mod slots;
-mod why_not;
+//! Who of the guests has a route: one for each that may, while there is room, for as long as it stays where it is.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hedgerow_contract::url::{self, UrlPolicy, UrlTarget};
+use hedgerow_contract::url::{self, NotRoutable, UrlPolicy, UrlTarget};
 use hedgerow_proto::frame::close;
 use hedgerow_proto::id::NodeId;
-use hedgerow_proto::registry::{GuestView, Registry};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 use tracing::debug;
 
-pub(crate) use dial::Dialler;
-pub(crate) use route::Way;
-pub(crate) use slots::SLOTS;
-pub(crate) use why_not::WhyNot;
-
-use crate::federation::Federation;
-use why_not::UrlRefused;
+use crate::dial::{self, Dialler};
+use crate::route::{self, Way};
+use crate::why_not::WhyNot;
+use crate::{ByGuest, Wanted};
 
 /// Routes in all: each is probed twice a minute, and has up to [`SLOTS`] connections.
 const ROUTES_MAX: usize = 1024;
@@ -48,59 +30,47 @@ const PROBES_MAX: usize = 64;
 /// How long changes are gathered before they are looked at.
 const SETTLE: Duration = Duration::from_millis(20);
 
-/// What a coordinator says of a guest, as far as its route is concerned.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Wanted {
-    pub(crate) coordinator: NodeId,
-    pub(crate) url: String,
-}
-
-/// By the guests' own ids.
-pub(crate) type ByGuest<T> = BTreeMap<String, T>;
-
-/// Whether each guest may be asked, and how: what the snapshot of routing is made from.
-pub(crate) type Ways = ByGuest<Result<Way, WhyNot>>;
-
-/// The guests that the registry shows, each once: if several coordinators speak for one, the one counts that
-/// [`Registry::guest`] would name.
-pub(crate) fn guests(registry: &Registry) -> BTreeMap<&str, GuestView<'_>> {
-    let mut guests: BTreeMap<&str, GuestView<'_>> = BTreeMap::new();
-    for view in registry.guests() {
-        // They come in order of their coordinators' ids, and the first of the most present ones is it.
-        let held = guests.entry(&view.guest.worker_id).or_insert(view);
-        if view.presence > held.presence {
-            *held = view;
-        }
-    }
-    guests
-}
-
 /// Reads what a guest has registered, and says whether it may be asked there: as coordinators do, and that a certificate
 /// can be for its host.
-pub(crate) fn check(tunnel_url: &str, policy: &UrlPolicy) -> Result<UrlTarget, UrlRefused> {
+pub fn check(tunnel_url: &str, policy: &UrlPolicy) -> Result<UrlTarget, NotRoutable> {
     let url = url::check(tunnel_url, policy)?;
     dial::server_name(&url)?;
     Ok(url)
 }
 
-/// Keeps a route for each guest that may have one, for as long as the entry lives.
-pub(crate) async fn keep(federation: &Arc<Federation>, dialler: &Arc<Dialler>, seed: u64) -> Infallible {
+/// Whoever keeps the registry: tells of the guests, and hears which of them can be asked.
+pub trait Guests: Send + Sync + 'static {
+    /// The guests that are to have a route if they may, as they are now.
+    fn guests(&self) -> ByGuest<Wanted>;
+
+    /// Ready when they may have changed since it was asked last.
+    fn guests_changed(&self) -> impl Future<Output = ()> + Send;
+
+    /// These can be asked, or cannot; where nothing is said they have gone.
+    fn ways_changed(&self, changes: ByGuest<Option<Result<Way, WhyNot>>>);
+
+    /// Whether a guest can be asked, as its probe has just found. It may have gone meanwhile.
+    fn way_probed(&self, worker_id: &str, way: Result<Way, WhyNot>);
+}
+
+/// Keeps a route for each guest that may have one, for as long as it is polled. Dropping it closes them all.
+pub async fn keep<G: Guests>(registry: &Arc<G>, dialler: &Arc<Dialler>, seed: u64) -> Infallible {
     let mut keeper = Keeper {
-        federation: federation.clone(),
+        registry: registry.clone(),
         dialler: dialler.clone(),
         probes: Arc::new(Semaphore::new(PROBES_MAX)),
         random: fastrand::Rng::with_seed(seed),
         known: BTreeMap::new(),
     };
     loop {
-        keeper.follow(federation.guests());
+        keeper.follow(registry.guests());
         sleep(SETTLE).await;
-        federation.guests_changed().await;
+        registry.guests_changed().await;
     }
 }
 
-struct Keeper {
-    federation: Arc<Federation>,
+struct Keeper<G> {
+    registry: Arc<G>,
     dialler: Arc<Dialler>,
     probes: Arc<Semaphore>,
     random: fastrand::Rng,
@@ -131,7 +101,7 @@ impl Drop for Running {
     }
 }
 
-impl Keeper {
+impl<G: Guests> Keeper<G> {
     /// Closes the routes of guests that have gone or moved, and opens those of new ones.
     fn follow(&mut self, guests: ByGuest<Wanted>) {
         let mut changes: ByGuest<Option<Result<Way, WhyNot>>> = BTreeMap::new();
@@ -176,7 +146,7 @@ impl Keeper {
             self.known.insert(worker_id, Known { wanted, outcome });
         }
         if !changes.is_empty() {
-            self.federation.ways_changed(changes);
+            self.registry.ways_changed(changes);
         }
     }
 
@@ -189,13 +159,13 @@ impl Keeper {
             return Err(WhyNot::NoRoom);
         }
         let opened = route::open(worker_id, url, self.dialler.clone());
-        let (way, route) = opened.map_err(|_| UrlRefused::Malformed)?;
+        let (way, route) = opened.map_err(|_| NotRoutable::Form("its host cannot stand in a header"))?;
         room.take(wanted.coordinator, &host);
         let say = {
-            let (federation, worker_id, way) = (self.federation.clone(), worker_id.to_owned(), way.clone());
+            let (registry, worker_id, way) = (self.registry.clone(), worker_id.to_owned(), way.clone());
             move |outcome: Result<(), WhyNot>| {
                 debug!(worker_id, ?outcome, "a guest was probed");
-                federation.way_probed(&worker_id, outcome.map(|()| way.clone()));
+                registry.way_probed(&worker_id, outcome.map(|()| way.clone()));
             }
         };
         let task = tokio::spawn(route.run(self.probes.clone(), self.random.u64(..), say)).abort_handle();
@@ -227,51 +197,7 @@ impl Room {
 
 #[cfg(test)]
 mod tests {
-    use hedgerow_proto::clock::Time;
-    use hedgerow_proto::id::FederationId;
-    use hedgerow_proto::key::SecretKey;
-    use hedgerow_proto::limits::Limits;
-    use hedgerow_proto::record::{Body, Guest, GuestDetails, GuestStatus, Signed, Version};
-    use hedgerow_proto::registry::Source;
-
     use super::*;
-
-    const FEDERATION: FederationId = FederationId([1; 32]);
-
-    fn says(registry: &mut Registry, key: &SecretKey, seq: u64, worker_id: &str) {
-        let details = GuestDetails {
-            worker_type: "cpu".into(),
-            tunnel_url: "https://a.example".into(),
-            location: String::new(),
-            services: vec![],
-            capabilities: String::new(),
-            status: GuestStatus::Healthy,
-            load_percent: 0,
-        };
-        let body = Body::Guest(Guest { worker_id: worker_id.into(), details });
-        let signed = Signed::sign(key, FEDERATION, 1, Version { epoch: 1, seq }, &body).unwrap();
-        registry.insert(Time::ORIGIN, signed, Source::Direct(None)).unwrap();
-    }
-
-    #[test]
-    fn of_several_who_speak_for_a_guest_the_one_counts_that_everybody_names() {
-        let mut registry = Registry::new(FEDERATION, Limits::PRODUCTION);
-        let mut keys = [1, 2, 3].map(|seed| SecretKey::from_seed([seed; 32]));
-        keys.sort_by_key(|key| key.id());
-        for key in &keys[1..] {
-            says(&mut registry, key, 1, "both");
-            registry.meet(Time::ORIGIN, key.id());
-        }
-        says(&mut registry, &keys[2], 2, "one");
-        // The smallest id, and not there.
-        says(&mut registry, &keys[0], 1, "both");
-        let guests = guests(&registry);
-        assert_eq!(guests.keys().copied().collect::<Vec<_>>(), ["both", "one"]);
-        for (worker_id, coordinator) in [("both", &keys[1]), ("one", &keys[2])] {
-            assert_eq!(guests[worker_id].coordinator, coordinator.id());
-            assert_eq!(registry.guest(worker_id).unwrap().coordinator, coordinator.id());
-        }
-    }
 
     #[test]
     fn routes_are_bounded_by_host_by_coordinator_and_in_all() {

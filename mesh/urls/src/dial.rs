@@ -1,4 +1,4 @@
-//! The only place where the entry dials out, and what guards it: a guest says where, and it is a stranger.
+//! The only place that dials agents, and what guards it: a guest says where, and it is a stranger.
 //!
 //! ```text
 //! host name ─▶ resolver ─▶ all addresses public? ─▶ connect to those very addresses ─▶ TLS for that very name
@@ -13,7 +13,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hedgerow_contract::url::{Scheme, UrlPolicy, UrlTarget, is_public};
+use hedgerow_contract::url::{NotRoutable, Scheme, UrlPolicy, UrlTarget, is_public};
 use hedgerow_tunnel::BoxIo;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
@@ -24,7 +24,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tracing::debug;
 
-use super::why_not::{Unreachable, UrlRefused};
+use crate::why_not::Unreachable;
 
 /// How long it may take until a connection can be used. Below the time that a request waits for a node to accept it.
 pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,11 +35,14 @@ const ADDRESSES_TRIED_MAX: usize = 3;
 /// Lookups at once. Each holds a thread, for as long as the system's resolver takes, whoever has stopped waiting for it.
 const LOOKUPS_MAX: usize = 32;
 
+/// Of a host that is no name in the sense of TLS, such as one with an underscore at its end.
+const NO_CERTIFICATE: NotRoutable = NotRoutable::Form("no certificate can be for its host");
+
 /// What turns a name and a port into addresses. It may block.
 type Resolver = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
 /// Dials guests.
-pub(crate) struct Dialler {
+pub struct Dialler {
     policy: UrlPolicy,
     tls: TlsConnector,
     resolver: Arc<Resolver>,
@@ -48,7 +51,7 @@ pub(crate) struct Dialler {
 
 impl Dialler {
     /// One that dials what this policy allows, and trusts whom browsers trust.
-    pub(crate) fn new(policy: UrlPolicy) -> Result<Self, rustls::Error> {
+    pub fn new(policy: UrlPolicy) -> Result<Self, rustls::Error> {
         let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         // What `tokio::net::lookup_host` does, too. But who stops waiting for that lets its thread run on uncounted.
         let system = |host: &str, port| (host, port).to_socket_addrs().map(Iterator::collect);
@@ -66,7 +69,7 @@ impl Dialler {
     }
 
     /// Which URLs may be dialled.
-    pub(crate) fn policy(&self) -> &UrlPolicy {
+    pub fn policy(&self) -> &UrlPolicy {
         &self.policy
     }
 
@@ -119,10 +122,10 @@ impl Dialler {
 }
 
 /// The name that the certificate of a host has to be for; none in the clear.
-pub(crate) fn server_name(url: &UrlTarget) -> Result<Option<ServerName<'static>>, UrlRefused> {
+pub(crate) fn server_name(url: &UrlTarget) -> Result<Option<ServerName<'static>>, NotRoutable> {
     match url.scheme {
         Scheme::Http => Ok(None),
-        Scheme::Https => ServerName::try_from(url.host.clone()).map(Some).map_err(|_| UrlRefused::Malformed),
+        Scheme::Https => ServerName::try_from(url.host.clone()).map(Some).map_err(|_| NO_CERTIFICATE),
     }
 }
 

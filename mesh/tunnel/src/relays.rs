@@ -1,5 +1,6 @@
 //! The way to a worker that has no tunnel here, by way of its home: each stream is one that the coordinator passes on
-//! ([`StreamKind::Relay`]), and above it everything is as down a tunnel of the worker's own.
+//! ([`StreamKind::Relay`]), and above it everything is as down a tunnel of the worker's own. An entry opens them down the
+//! coordinator's tunnel, another coordinator over libp2p.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,10 +10,10 @@ use std::time::Duration;
 
 use hedgerow_proto::frame::{StreamKind, close};
 use hedgerow_proto::id::{NodeId, RequestId};
-use hedgerow_tunnel::link::BoxFuture;
-use hedgerow_tunnel::{BoxStream, Link, LinkClosed, Tunnel};
 use tokio::sync::watch;
 
+use crate::accept::Tunnel;
+use crate::link::{BoxFuture, BoxStream, Link, LinkClosed};
 use crate::streams;
 
 /// A connection to a worker that its home passes on.
@@ -33,7 +34,7 @@ impl Link for RelayLink {
     }
 
     fn accept(&self) -> BoxFuture<'_, Result<BoxStream, LinkClosed>> {
-        // A worker opens nothing towards an entry that it does not see.
+        // A worker opens nothing towards somebody whom it does not see.
         Box::pin(async move { Err(self.closed().await) })
     }
 
@@ -83,14 +84,14 @@ impl Link for RelayLink {
 
 /// The ways that are in use: the same from one snapshot to the next, so that streams are used again.
 #[derive(Debug, Default)]
-pub(crate) struct Relays {
+pub struct Relays {
     /// By worker: the tunnel of its home by its number, and the way.
     ways: BTreeMap<NodeId, (u64, Tunnel)>,
 }
 
 impl Relays {
     /// The way to a worker down this tunnel of its home.
-    pub(crate) fn way(&mut self, worker: NodeId, via: &Tunnel) -> Tunnel {
+    pub fn way(&mut self, worker: NodeId, via: &Tunnel) -> Tunnel {
         match self.ways.get(&worker) {
             Some((id, way)) if *id == via.id() => way.clone(),
             _ => {
@@ -104,13 +105,13 @@ impl Relays {
     }
 
     /// The way to a worker, if there is one.
-    pub(crate) fn get(&self, worker: &NodeId) -> Option<&Tunnel> {
+    pub fn get(&self, worker: &NodeId) -> Option<&Tunnel> {
         self.ways.get(worker).map(|(_, way)| way)
     }
 
     /// Keeps the ways to these workers, and closes all others: what runs on them goes on or fails by itself, and nothing new
     /// begins.
-    pub(crate) fn keep_only(&mut self, wanted: impl Fn(&NodeId) -> bool) {
+    pub fn keep_only(&mut self, wanted: impl Fn(&NodeId) -> bool) {
         let unwanted: Vec<NodeId> = self.ways.keys().filter(|worker| !wanted(worker)).copied().collect();
         for worker in &unwanted {
             self.forget(worker);
