@@ -1,0 +1,864 @@
+//! A node: a worker, a coordinator, or both, as it is elected. What it decides is decided by the product's state machines; this
+//! is the shell round them, over simulated connections.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use hedgerow_proto::clock::Time;
+use hedgerow_proto::election::{Election, Move};
+use hedgerow_proto::frame::{Census, Refusal, WhenFull};
+use hedgerow_proto::home::roster::{self, told_of};
+use hedgerow_proto::home::seeker::{self, PONG_TIMEOUT, moves_before};
+use hedgerow_proto::home::{Hints, Roster, Seeker, Told};
+use hedgerow_proto::id::NodeId;
+use hedgerow_proto::key::SecretKey;
+use hedgerow_proto::liveness::{Beat, Pings};
+use hedgerow_proto::own::Voice;
+use hedgerow_proto::record::{
+    Body, Candidacy, Hardware, Home, Kind, NodeRecord, Roles, ServiceHealth, ServiceOffer, Signed, Unknown,
+};
+use hedgerow_proto::registry::{Registry, Source};
+use hedgerow_proto::replica::{Core, Event};
+use hedgerow_proto::snapshot;
+use hedgerow_proto::sync::Session;
+use hedgerow_sim_model::random;
+use hedgerow_sim_model::scenario::Malice;
+
+use crate::context::Context;
+use crate::malice::Evil;
+use crate::mesh::Mesh;
+use crate::message::{Link, Message, RequestNumber};
+use crate::net::{ConnectionId, Input};
+use crate::settings::{FEDERATION, Settings};
+
+/// How often the registry goes on disk.
+const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(60);
+/// How often it looks whether it should coordinate.
+const ELECTION_INTERVAL: Duration = Duration::from_secs(1);
+/// Between attempts at an entry.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// Pings of a tunnel, and of the connection to a home.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+const TUNNEL_PONG_TIMEOUT: Duration = Duration::from_secs(5);
+/// Requests that stand in line at one node.
+const LINE_MAX: usize = 1024;
+/// What an answer takes from its beginning to its end, as a part of what it took until then.
+const TAIL: f64 = 0.2;
+
+/// What a node is made of.
+pub(crate) struct Nature {
+    pub(crate) key: SecretKey,
+    pub(crate) roles: Roles,
+    pub(crate) candidacy: Candidacy,
+    /// Whether others can dial it.
+    pub(crate) dialable: bool,
+    /// The services that it offers, by number.
+    pub(crate) services: Vec<u32>,
+    /// Whether it says things that this version does not know.
+    pub(crate) newer_version: bool,
+    /// What it does that it should not.
+    pub(crate) malice: Vec<Malice>,
+    /// How many others it invents a second.
+    pub(crate) invents_per_second: f64,
+}
+
+/// Its tunnel to one entry.
+#[derive(Debug)]
+enum Tunnel {
+    /// None; it is tried again then.
+    Down {
+        again_at: Time,
+        pause: Duration,
+    },
+    Dialling,
+    Up {
+        connection: ConnectionId,
+        pings: Pings,
+    },
+}
+
+/// A request that a service works on.
+#[derive(Debug, Clone, Copy)]
+struct Work {
+    service: u32,
+    connection: ConnectionId,
+}
+
+/// What a request is for.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    service: u32,
+    waits: bool,
+    via: Option<NodeId>,
+}
+
+/// A request that goes on to a worker at home here.
+#[derive(Debug, Clone, Copy)]
+struct Relay {
+    from: ConnectionId,
+    to: ConnectionId,
+}
+
+/// The control connection to its home.
+#[derive(Debug)]
+struct AtHome {
+    home: NodeId,
+    connection: ConnectionId,
+    pings: Pings,
+}
+
+/// Why a process ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ends {
+    /// It has left.
+    Left,
+    /// Another process speaks with its key.
+    KeyInUse,
+    /// The disk is full, and it would have to write.
+    DiskFull,
+}
+
+/// See the module.
+pub(crate) struct Member {
+    pub(crate) core: Core,
+    nature: Nature,
+    incarnation: u64,
+    roles: Roles,
+    tunnels: BTreeMap<u32, Tunnel>,
+    /// Synchronisations that entries have begun.
+    sessions: BTreeMap<ConnectionId, (u64, Session)>,
+    hints: Hints,
+    seeker: Seeker,
+    home: Option<Home>,
+    at_home: Option<AtHome>,
+    /// The home that is being dialled.
+    dialling_home: Option<(u32, NodeId)>,
+    pub(crate) roster: Roster<ConnectionId>,
+    roster_ids: BTreeMap<ConnectionId, (u64, NodeId)>,
+    next_roster_id: u64,
+    pub(crate) mesh: Option<Mesh>,
+    election: Election,
+    jitter: f32,
+    census: Option<(Time, Census)>,
+    election_at: Option<Time>,
+    store_at: Time,
+    in_flight: BTreeMap<u32, u32>,
+    /// Requests that wait for a slot, the first of them longest.
+    line: VecDeque<((RequestNumber, u32), Work)>,
+    work: BTreeMap<(RequestNumber, u32), Work>,
+    /// Requests that are passed on to a worker at home here, and where their answers go.
+    relayed: BTreeMap<(RequestNumber, u32), Relay>,
+    evil: Option<Evil>,
+    generation: u64,
+    draining: bool,
+    pub(crate) ends: Option<Ends>,
+    random: fastrand::Rng,
+}
+
+impl Member {
+    /// A process that begins: its epoch has been raised.
+    pub(crate) fn new(ctx: &mut Context<'_>, nature: Nature, epoch: u64) -> Self {
+        let (now, settings) = (ctx.now(), ctx.settings);
+        let number = u64::from(ctx.me) << 32 | u64::from(ctx.run);
+        let seed = |what| random::number(settings.seed, what, number);
+        let incarnation = seed("incarnation");
+        let me = nature.key.id();
+        let voice = Voice::new(nature.key.clone(), FEDERATION, incarnation, epoch, settings.limits.clone());
+        let mut registry = Registry::new(FEDERATION, settings.limits.clone());
+        if let Some(bytes) = ctx.disk.snapshot.clone() {
+            let mut restored = Registry::new(FEDERATION, settings.limits.clone());
+            // A damaged one is set aside: its neighbours have everything.
+            match snapshot::restore(bytes, &mut restored, now) {
+                Ok(_) => registry = restored,
+                Err(_) => ctx.disk.snapshot = None,
+            }
+        }
+        let core = Core::new(now, voice, registry, ctx.clock.suspended());
+        let is_evil = !nature.malice.is_empty() || nature.invents_per_second > 0.0;
+        let entries = settings.layout.entries.clone();
+        Self {
+            core,
+            incarnation,
+            roles: nature.roles,
+            tunnels: entries.map(|entry| (entry, Tunnel::Down { again_at: now, pause: BACKOFF_MIN })).collect(),
+            sessions: BTreeMap::new(),
+            hints: Hints::default(),
+            seeker: Seeker::new(me, moves_before(epoch), seed("seeker")),
+            home: None,
+            at_home: None,
+            dialling_home: None,
+            roster: Roster::new(me, &settings.limits),
+            roster_ids: BTreeMap::new(),
+            next_roster_id: 0,
+            mesh: nature.roles.coordinates().then(|| Mesh::new(now, me, seed("mesh"))),
+            election: Election::default(),
+            jitter: random::stream(settings.seed, "election", number).f32(),
+            census: None,
+            election_at: (nature.candidacy == Candidacy::Elective).then_some(now),
+            store_at: now + SNAPSHOT_INTERVAL,
+            in_flight: BTreeMap::new(),
+            line: VecDeque::new(),
+            work: BTreeMap::new(),
+            relayed: BTreeMap::new(),
+            evil: is_evil.then(|| Evil::new(now, &nature, seed("evil"))),
+            nature,
+            generation: 0,
+            draining: false,
+            ends: None,
+            random: random::stream(settings.seed, "member", number),
+        }
+    }
+
+    pub(crate) fn id(&self) -> NodeId {
+        self.core.node()
+    }
+
+    /// Whether it holds the registry.
+    pub(crate) fn coordinates(&self) -> bool {
+        self.roles.coordinates()
+    }
+
+    /// Whether it keeps the rules.
+    pub(crate) fn is_honest(&self) -> bool {
+        self.evil.is_none()
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Time> {
+        let tunnels = self.tunnels.values().map(|tunnel| match tunnel {
+            Tunnel::Down { again_at, .. } => Some(*again_at),
+            Tunnel::Dialling => None,
+            Tunnel::Up { pings, .. } => Some(pings.poll_timeout()),
+        });
+        let is_worker = !self.roles.coordinates();
+        let others = [
+            self.core.poll_timeout().map(|(at, _)| at),
+            self.seeker.poll_timeout().map(|(at, _)| at).filter(|_| is_worker),
+            self.roster.poll_timeout().map(|(at, _)| at),
+            self.at_home.as_ref().map(|home| home.pings.poll_timeout()),
+            self.mesh.as_ref().map(Mesh::poll_timeout),
+            self.evil.as_ref().map(Evil::poll_timeout),
+            self.election_at,
+            Some(self.store_at),
+        ];
+        tunnels.chain(others).flatten().min()
+    }
+
+    pub(crate) fn handle(&mut self, ctx: &mut Context<'_>, input: Input) {
+        let (now, suspended) = (ctx.now(), ctx.clock.suspended());
+        self.core.handle_suspended(now, suspended);
+        match input {
+            Input::Start => self.announce(ctx),
+            Input::Connected { connection, peer, link, dialled } => {
+                self.connected(ctx, connection, peer, link, dialled)
+            }
+            Input::DialFailed { peer, link } => self.dial_failed(ctx, peer, link),
+            Input::Closed { connection } => self.closed(ctx, connection),
+            Input::Message { connection, message } => self.on_message(ctx, connection, message),
+            Input::Served { request, attempt, whole } => self.served(ctx, request, attempt, whole),
+            Input::LineOver { request, attempt } => self.line_over(ctx, (request, attempt)),
+            Input::Leave => self.leave(ctx),
+            Input::Timeout | Input::Request(_) | Input::Impatient(_) => {}
+        }
+        self.next_in_line(ctx);
+        self.look(ctx);
+        self.drain_events(ctx);
+    }
+
+    /// What is due by now.
+    fn look(&mut self, ctx: &mut Context<'_>) {
+        let (now, suspended) = (ctx.now(), ctx.clock.suspended());
+        if self.core.poll_timeout().is_some_and(|(at, _)| at <= now) {
+            self.core.handle_timeout(now, suspended);
+        }
+        self.look_at_tunnels(ctx);
+        if self.roles.coordinates() {
+            let generation = self.core.registry().generation();
+            if std::mem::replace(&mut self.generation, generation) != generation {
+                self.roster.registry_changed(now);
+            }
+            self.roster.handle_timeout(now, self.core.registry());
+            self.drain_roster(ctx);
+        } else if !self.draining {
+            self.seeker.handle_timeout(now, &self.hints);
+            self.drain_seeker(ctx);
+            self.look_at_home(ctx);
+        }
+        if let Some(mesh) = &mut self.mesh {
+            mesh.handle_timeout(ctx, &mut self.core);
+        }
+        if let Some(evil) = &mut self.evil {
+            evil.handle_timeout(ctx, &mut self.core, self.mesh.as_mut());
+        }
+        if self.election_at.is_some_and(|at| at <= now) {
+            self.election_at = Some(now + ELECTION_INTERVAL);
+            self.stand(ctx);
+        }
+        if self.store_at <= now {
+            self.store_at = now + SNAPSHOT_INTERVAL;
+            if self.roles.coordinates() {
+                ctx.disk.store(snapshot::encode(self.core.registry(), now));
+            }
+        }
+    }
+
+    /// What follows from what has been done, until nothing more does.
+    fn drain_events(&mut self, ctx: &mut Context<'_>) {
+        let mut said = false;
+        while let Some(event) = self.core.poll_event() {
+            match event {
+                Event::Hurry(bytes) => {
+                    said = true;
+                    if let Some(mesh) = &mut self.mesh {
+                        mesh.publish(ctx, &mut self.core, bytes);
+                    }
+                }
+                Event::OwnRecord(bytes) => self.hand_on(ctx, &bytes),
+                Event::RaiseEpoch { above } => match ctx.disk.raise_epoch(above) {
+                    Ok(epoch) => self.core.epoch_raised(ctx.now(), epoch),
+                    Err(_) => self.ends = Some(Ends::DiskFull),
+                },
+                Event::Failed(_) => self.ends = Some(Ends::KeyInUse),
+                Event::GuestNews(_) => {}
+            }
+        }
+        if said && self.is_honest() {
+            let (at, node) = (ctx.net.now, self.core.node());
+            ctx.book.said(at, node, self.core.registry());
+        }
+    }
+
+    /// The node's own record has changed: whoever it has handed it to gets the new one.
+    fn hand_on(&mut self, ctx: &mut Context<'_>, bytes: &bytes::Bytes) {
+        for tunnel in self.tunnels.values() {
+            if let Tunnel::Up { connection, .. } = tunnel {
+                ctx.send(*connection, Message::Record(bytes.clone()));
+            }
+        }
+        if let Some(at_home) = &self.at_home {
+            ctx.send(at_home.connection, Message::Record(bytes.clone()));
+        }
+    }
+
+    fn record(&self, ctx: &Context<'_>) -> NodeRecord {
+        let offer = |service: &u32| {
+            Some(ServiceOffer {
+                name: ctx.settings.services.get(*service as usize)?.clone(),
+                capacity: ctx.settings.capacity,
+                health: ServiceHealth::Up,
+            })
+        };
+        let coordinates = self.roles.coordinates();
+        let address = (coordinates && self.nature.dialable).then(|| Settings::address(ctx.me));
+        NodeRecord {
+            roles: self.roles,
+            location: String::new(),
+            version: if self.nature.newer_version { "2" } else { "1" }.into(),
+            services: self.nature.services.iter().filter_map(offer).collect(),
+            multiaddrs: address.into_iter().collect(),
+            home: self.home.filter(|_| !coordinates),
+            candidacy: self.nature.candidacy,
+            hardware: Hardware::default(),
+        }
+    }
+
+    fn announce(&mut self, ctx: &mut Context<'_>) {
+        let record = self.record(ctx);
+        if self.core.announce(ctx.now(), record).is_err() {
+            self.ends = Some(Ends::KeyInUse);
+        }
+        // What a worker says beside its own record goes nowhere: it hands over that one only.
+        if self.nature.newer_version && self.roles.coordinates() {
+            // A kind that only its version knows, and that travels all the same.
+            let unknown = Unknown { kind: Kind(200), subject: Default::default(), content: vec![1, 2, 3].into() };
+            // One that finds no room is not said.
+            drop(self.core.say(ctx.now(), Body::Unknown(unknown)));
+        }
+    }
+
+    fn leave(&mut self, ctx: &mut Context<'_>) {
+        self.draining = true;
+        self.ends = Some(Ends::Left);
+        let Ok(leave) = self.core.leave(ctx.now()) else { return };
+        for tunnel in self.tunnels.values() {
+            if let Tunnel::Up { connection, .. } = tunnel {
+                ctx.send(*connection, Message::Leave(leave.clone()));
+            }
+        }
+        if let Some(at_home) = &self.at_home {
+            ctx.send(at_home.connection, Message::Leave(leave));
+        }
+    }
+
+    fn stand(&mut self, ctx: &mut Context<'_>) {
+        let (now, me) = (ctx.now(), self.core.node());
+        let decision = match self.roles.coordinates() {
+            true => self.election.look_down(now, me, self.core.registry(), self.jitter),
+            false => self.election.look_up(now, self.census, self.jitter),
+        };
+        match decision {
+            Move::Stay => return,
+            Move::Promote => {
+                self.roles = Roles::Both;
+                self.home = None;
+                if let Some(at_home) = self.at_home.take() {
+                    ctx.close(at_home.connection);
+                }
+                self.dialling_home = None;
+                self.mesh = Some(Mesh::new(now, me, self.random.u64(..)));
+            }
+            Move::StepDown => {
+                self.roles = Roles::Worker;
+                self.roster.let_go();
+                self.drain_roster(ctx);
+                if let Some(mut mesh) = self.mesh.take() {
+                    mesh.end(ctx, &mut self.core);
+                }
+                let moves = moves_before(self.core.epoch()).max(self.home.map_or(0, |home| home.home_seq));
+                self.seeker = Seeker::new(me, moves, self.random.u64(..));
+            }
+        }
+        self.announce(ctx);
+    }
+
+    fn connected(&mut self, ctx: &mut Context<'_>, connection: ConnectionId, peer: u32, link: Link, dialled: bool) {
+        let now = ctx.now();
+        match (link, dialled) {
+            (Link::Tunnel, true) => {
+                let pings = Pings::new(now, PING_INTERVAL, TUNNEL_PONG_TIMEOUT);
+                self.tunnels.insert(peer, Tunnel::Up { connection, pings });
+                let record = self.own_record();
+                ctx.send(connection, Message::Join { incarnation: self.incarnation, record });
+            }
+            (Link::Home, true) => match self.dialling_home.take() {
+                Some((index, home)) if index == peer && !self.roles.coordinates() => {
+                    self.at_home =
+                        Some(AtHome { home, connection, pings: Pings::new(now, PING_INTERVAL, PONG_TIMEOUT) });
+                    self.seeker.handle(now, seeker::Event::Reached(home), &self.hints);
+                    self.drain_seeker(ctx);
+                }
+                other => {
+                    self.dialling_home = other;
+                    ctx.close(connection);
+                }
+            },
+            (Link::Home, false) if self.roles.coordinates() => {}
+            (Link::Mesh, _) if self.mesh.is_some() => {
+                if let Some(mesh) = &mut self.mesh {
+                    mesh.connected(ctx, &mut self.core, connection, peer);
+                }
+            }
+            _ => ctx.close(connection),
+        }
+    }
+
+    fn dial_failed(&mut self, ctx: &mut Context<'_>, peer: u32, link: Link) {
+        let now = ctx.now();
+        match link {
+            Link::Tunnel => self.tunnel_down(ctx, peer),
+            Link::Home => {
+                if let Some((_, home)) = self.dialling_home.take_if(|(index, _)| *index == peer) {
+                    self.seeker.handle(now, seeker::Event::NotReached(home), &self.hints);
+                    self.drain_seeker(ctx);
+                }
+            }
+            Link::Mesh => {
+                if let Some(mesh) = &mut self.mesh {
+                    mesh.dial_failed(ctx, &mut self.core, peer);
+                }
+            }
+        }
+    }
+
+    fn tunnel_down(&mut self, ctx: &mut Context<'_>, entry: u32) {
+        let now = ctx.now();
+        let before = match self.tunnels.get(&entry) {
+            Some(Tunnel::Down { pause, .. }) => *pause,
+            _ => BACKOFF_MIN,
+        };
+        let pause = (before * 2).min(BACKOFF_MAX);
+        let again_at = now + pause.mul_f64(self.random.f64());
+        self.tunnels.insert(entry, Tunnel::Down { again_at, pause });
+    }
+
+    fn closed(&mut self, ctx: &mut Context<'_>, connection: ConnectionId) {
+        let now = ctx.now();
+        let tunnel = self.tunnels.iter().find_map(|(entry, tunnel)| match tunnel {
+            Tunnel::Up { connection: own, .. } if *own == connection => Some(*entry),
+            _ => None,
+        });
+        if let Some(entry) = tunnel {
+            self.sessions.remove(&connection);
+            self.tunnel_down(ctx, entry);
+            self.drop_work_of(ctx, connection);
+            return;
+        }
+        if let Some(at_home) = self.at_home.take_if(|at_home| at_home.connection == connection) {
+            self.drop_work_of(ctx, connection);
+            self.seeker.handle(now, seeker::Event::Ended(at_home.home), &self.hints);
+            self.drain_seeker(ctx);
+            return;
+        }
+        if let Some((id, worker)) = self.roster_ids.remove(&connection) {
+            self.break_relays(ctx, connection);
+            self.roster.ended(now, worker, id);
+            self.drain_roster(ctx);
+            return;
+        }
+        if let Some(mesh) = &mut self.mesh {
+            mesh.closed(ctx, &mut self.core, connection);
+        }
+    }
+
+    /// Whoever asked is gone: what was being worked on for it is dropped.
+    fn drop_work_of(&mut self, ctx: &mut Context<'_>, connection: ConnectionId) {
+        let gone: Vec<_> =
+            self.work.iter().filter(|(_, work)| work.connection == connection).map(|(k, _)| *k).collect();
+        for key in gone {
+            self.release(key);
+        }
+        self.line.retain(|(_, work)| work.connection != connection);
+        let relays: Vec<_> = self.relayed.extract_if(.., |_, relay| relay.from == connection).collect();
+        for ((request, attempt), relay) in relays {
+            ctx.send(relay.to, Message::Cancel { request, attempt });
+        }
+    }
+
+    fn release(&mut self, key: (RequestNumber, u32)) -> Option<Work> {
+        let work = self.work.remove(&key)?;
+        if let Some(in_flight) = self.in_flight.get_mut(&work.service) {
+            *in_flight = in_flight.saturating_sub(1);
+        }
+        Some(work)
+    }
+
+    fn look_at_tunnels(&mut self, ctx: &mut Context<'_>) {
+        let now = ctx.now();
+        let mut given_up = Vec::new();
+        for (entry, tunnel) in &mut self.tunnels {
+            match tunnel {
+                Tunnel::Down { again_at, .. } if *again_at <= now && !self.draining => {
+                    *tunnel = Tunnel::Dialling;
+                    ctx.dial(*entry, Link::Tunnel);
+                }
+                Tunnel::Up { connection, pings } => match pings.beat(now) {
+                    Some(Beat::Ping(n)) => ctx.send(*connection, Message::Ping(n)),
+                    Some(Beat::GiveUp) => given_up.push((*entry, *connection)),
+                    None => {}
+                },
+                Tunnel::Down { .. } | Tunnel::Dialling => {}
+            }
+        }
+        for (entry, connection) in given_up {
+            ctx.close(connection);
+            self.sessions.remove(&connection);
+            self.drop_work_of(ctx, connection);
+            self.tunnel_down(ctx, entry);
+        }
+    }
+
+    fn look_at_home(&mut self, ctx: &mut Context<'_>) {
+        let now = ctx.now();
+        let Some(at_home) = &mut self.at_home else { return };
+        match at_home.pings.beat(now) {
+            Some(Beat::Ping(n)) => ctx.send(at_home.connection, Message::Ping(n)),
+            Some(Beat::GiveUp) => {
+                let (home, connection) = (at_home.home, at_home.connection);
+                self.at_home = None;
+                ctx.close(connection);
+                self.drop_work_of(ctx, connection);
+                self.seeker.handle(now, seeker::Event::Ended(home), &self.hints);
+                self.drain_seeker(ctx);
+            }
+            None => {}
+        }
+    }
+
+    fn own_record(&self) -> bytes::Bytes {
+        let signed = self.core.registry().signed_node(&self.core.node());
+        signed.map(|signed| signed.bytes().clone()).unwrap_or_default()
+    }
+
+    fn on_message(&mut self, ctx: &mut Context<'_>, connection: ConnectionId, message: Message) {
+        let now = ctx.now();
+        match message {
+            Message::Open { request, service, attempt, waits, via } => {
+                self.open(ctx, connection, (request, attempt), Wanted { service, waits, via });
+            }
+            Message::Cancel { request, attempt } => self.cancelled(ctx, (request, attempt)),
+            Message::Accept { request, attempt }
+            | Message::Refuse { request, attempt, .. }
+            | Message::Begin { request, attempt }
+            | Message::Broke { request, attempt }
+            | Message::End { request, attempt } => {
+                // The answer of a worker at home here: it goes where it was asked for.
+                let over = matches!(message, Message::Refuse { .. } | Message::Broke { .. } | Message::End { .. });
+                let key = (request, attempt);
+                let relay = if over { self.relayed.remove(&key) } else { self.relayed.get(&key).copied() };
+                if let Some(relay) = relay {
+                    ctx.send(relay.from, message);
+                }
+            }
+            Message::Coordinators(records) => self.hear_of_coordinators(ctx, records),
+            Message::Census(census) => self.census = Some((now, census)),
+            Message::Sync { session, bytes } => self.answer_sync(ctx, connection, session, &bytes),
+            Message::Pong(_) => self.pong(ctx, connection),
+            Message::Ping(n) => ctx.send(connection, Message::Pong(n)),
+            Message::Welcome => {}
+            Message::Reject { newer } => {
+                if let Some(newer) = newer {
+                    // What it says is heard, or is not to be believed.
+                    drop(self.core.insert_if(now, newer, Source::Passed(Duration::ZERO), |_, _| Ok::<(), ()>(())));
+                }
+            }
+            Message::Join { record, .. } => self.take_in(ctx, connection, record),
+            Message::Record(bytes) => {
+                let Some((id, _)) = self.roster_ids.get(&connection) else { return };
+                if let Ok((signed, record)) = Signed::open(bytes, FEDERATION, &ctx.settings.limits) {
+                    self.roster.said(*id, signed, &record);
+                    self.drain_roster(ctx);
+                }
+            }
+            Message::Leave(bytes) => {
+                let Some((id, _)) = self.roster_ids.get(&connection) else { return };
+                if let Ok((signed, _)) = Signed::open(bytes, FEDERATION, &ctx.settings.limits) {
+                    self.roster.left(*id, signed);
+                    self.drain_roster(ctx);
+                }
+            }
+            Message::Gossip { .. } | Message::Ask { .. } | Message::Answer { .. } => {
+                if let Some(mesh) = &mut self.mesh {
+                    if let Some(evil) = &mut self.evil {
+                        evil.overhears(&message);
+                    }
+                    mesh.on_message(ctx, &mut self.core, connection, message);
+                }
+            }
+        }
+    }
+
+    fn pong(&mut self, ctx: &mut Context<'_>, connection: ConnectionId) {
+        let now = ctx.now();
+        for tunnel in self.tunnels.values_mut() {
+            if let Tunnel::Up { connection: own, pings } = tunnel
+                && *own == connection
+            {
+                return pings.answered();
+            }
+        }
+        if let Some(at_home) = self.at_home.as_mut().filter(|at_home| at_home.connection == connection) {
+            at_home.pings.answered();
+            let home = at_home.home;
+            self.seeker.handle(now, seeker::Event::Pong(home), &self.hints);
+            self.drain_seeker(ctx);
+        }
+    }
+
+    fn hear_of_coordinators(&mut self, ctx: &mut Context<'_>, records: Vec<Vec<u8>>) {
+        let now = ctx.now();
+        let told = records
+            .iter()
+            .filter_map(|bytes| Told::open(bytes::Bytes::copy_from_slice(bytes), FEDERATION, &ctx.settings.limits));
+        if self.hints.learn(told.collect::<Vec<_>>()) && !self.roles.coordinates() {
+            self.seeker.handle(now, seeker::Event::Heard, &self.hints);
+            self.drain_seeker(ctx);
+        }
+        if self.roles.coordinates() {
+            for record in records {
+                // One that is not taken is not known: others are.
+                drop(self.core.insert_if(now, record.into(), Source::Passed(Duration::ZERO), |_, _| Ok::<(), ()>(())));
+            }
+        }
+    }
+
+    fn answer_sync(&mut self, ctx: &mut Context<'_>, connection: ConnectionId, number: u64, bytes: &[u8]) {
+        if !self.roles.coordinates() {
+            return;
+        }
+        let now = ctx.now();
+        let mut session = match self.sessions.remove(&connection) {
+            Some((same, session)) if same == number => session,
+            _ => Session::respond(),
+        };
+        if self.core.receive_if(now, &mut session, bytes, |_, _| true).is_err() {
+            return;
+        }
+        for bytes in self.core.turn(now, &mut session) {
+            ctx.send(connection, Message::Sync { session: number, bytes });
+        }
+        if !session.is_finished() {
+            self.sessions.insert(connection, (number, session));
+        }
+    }
+
+    fn take_in(&mut self, ctx: &mut Context<'_>, connection: ConnectionId, record: bytes::Bytes) {
+        let opened = Signed::open(record, FEDERATION, &ctx.settings.limits);
+        let Ok((signed, record)) = opened else { return ctx.close(connection) };
+        let worker = record.writer;
+        if !self.roles.coordinates() || self.roster.admit(&worker, &record).is_err() {
+            ctx.send(connection, Message::Reject { newer: None });
+            return ctx.close(connection);
+        }
+        self.next_roster_id += 1;
+        if self.roster.arrived(self.next_roster_id, connection, signed, &record) {
+            self.roster_ids.insert(connection, (self.next_roster_id, worker));
+            ctx.send(connection, Message::Welcome);
+        } else {
+            ctx.close(connection);
+        }
+        self.drain_roster(ctx);
+    }
+
+    fn drain_roster(&mut self, ctx: &mut Context<'_>) {
+        let now = ctx.now();
+        while let Some(output) = self.roster.poll_output() {
+            match output {
+                roster::Output::Meet(worker) => self.core.meet(now, worker),
+                roster::Output::Part(worker) => self.core.part(now, worker),
+                roster::Output::Take(signed) => {
+                    // A worker whose record finds no room is served over its tunnel all the same.
+                    let bytes = signed.bytes().clone();
+                    drop(self.core.insert_if(now, bytes, Source::Direct(None), |_, _| Ok::<(), ()>(())));
+                }
+                roster::Output::Say(attachment) => {
+                    drop(self.core.say(now, Body::Attachment(attachment)));
+                }
+                roster::Output::Tell(connection) => {
+                    let told = told_of(&self.core.node(), self.core.registry());
+                    if !told.is_empty() {
+                        ctx.send(connection, Message::Coordinators(told));
+                    }
+                }
+                roster::Output::Close { connection, .. } => {
+                    self.roster_ids.remove(&connection);
+                    self.break_relays(ctx, connection);
+                    ctx.close(connection);
+                }
+            }
+        }
+    }
+
+    fn drain_seeker(&mut self, ctx: &mut Context<'_>) {
+        while let Some(output) = self.seeker.poll_output() {
+            let now = ctx.now();
+            match output {
+                seeker::Output::Connect { home, addresses } => {
+                    match addresses.iter().find_map(|address| Settings::node_at(address)) {
+                        Some(index) => {
+                            self.dialling_home = Some((index, home));
+                            ctx.dial(index, Link::Home);
+                        }
+                        None => self.seeker.handle(now, seeker::Event::NotReached(home), &self.hints),
+                    }
+                }
+                seeker::Output::GiveUp(_) => self.dialling_home = None,
+                seeker::Output::Join(home) => {
+                    self.home = Some(home);
+                    self.announce(ctx);
+                    // The home must not get the record before it is asked to take it.
+                    let at_home = self.at_home.take();
+                    self.drain_events(ctx);
+                    self.at_home = at_home;
+                    if let Some(at_home) = &self.at_home {
+                        let record = self.own_record();
+                        ctx.send(at_home.connection, Message::Join { incarnation: self.incarnation, record });
+                    }
+                }
+                seeker::Output::Settled(_) => {}
+                seeker::Output::Leave(_) => {
+                    if let Some(at_home) = self.at_home.take() {
+                        ctx.close(at_home.connection);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A request for a service here, or for one of a worker that is at home here.
+    fn open(&mut self, ctx: &mut Context<'_>, connection: ConnectionId, key: (RequestNumber, u32), wanted: Wanted) {
+        let (request, attempt) = key;
+        let Wanted { service, waits, via } = wanted;
+        let refuse = |refusal| Message::Refuse { request, attempt, refusal };
+        if let Some(worker) = via {
+            return match self.roster.connection(&worker).copied() {
+                Some(to) => {
+                    self.relayed.insert(key, Relay { from: connection, to });
+                    ctx.send(to, Message::Open { request, service, attempt, waits, via: None });
+                }
+                None => ctx.send(connection, refuse(Refusal::UnknownService)),
+            };
+        }
+        if self.draining {
+            return ctx.send(connection, refuse(Refusal::Draining));
+        }
+        if !self.nature.services.contains(&service) {
+            return ctx.send(connection, refuse(Refusal::UnknownService));
+        }
+        let in_flight = self.in_flight.entry(service).or_default();
+        if *in_flight < ctx.settings.capacity {
+            *in_flight += 1;
+            self.work_on(ctx, key, Work { service, connection });
+        } else if waits && self.line.len() < LINE_MAX {
+            self.line.push_back((key, Work { service, connection }));
+            ctx.after(WhenFull::IN_LINE_MAX, Input::LineOver { request, attempt });
+        } else {
+            ctx.send(connection, refuse(Refusal::Full));
+        }
+    }
+
+    fn work_on(&mut self, ctx: &mut Context<'_>, key: (RequestNumber, u32), work: Work) {
+        let (request, attempt) = key;
+        self.work.insert(key, work);
+        ctx.book.runs(ctx.net.now, request, ctx.me);
+        ctx.send(work.connection, Message::Accept { request, attempt });
+        let mean = ctx.settings.load.service_time.0.as_secs_f64();
+        let takes = Duration::from_secs_f64(random::exponential(&mut self.random, mean));
+        ctx.after(takes, Input::Served { request, attempt, whole: false });
+        ctx.after(takes.mul_f64(1.0 + TAIL), Input::Served { request, attempt, whole: true });
+    }
+
+    /// A slot is free: whoever stands in line for it longest gets it.
+    fn next_in_line(&mut self, ctx: &mut Context<'_>) {
+        let capacity = ctx.settings.capacity;
+        let free = |service: &u32, in_flight: &BTreeMap<u32, u32>| in_flight.get(service).is_none_or(|n| *n < capacity);
+        while let Some(at) = self.line.iter().position(|(_, work)| free(&work.service, &self.in_flight)) {
+            let Some((key, work)) = self.line.remove(at) else { return };
+            *self.in_flight.entry(work.service).or_default() += 1;
+            self.work_on(ctx, key, work);
+        }
+    }
+
+    fn line_over(&mut self, ctx: &mut Context<'_>, key: (RequestNumber, u32)) {
+        if let Some(at) = self.line.iter().position(|(other, _)| *other == key)
+            && let Some((_, work)) = self.line.remove(at)
+        {
+            ctx.send(work.connection, Message::Refuse { request: key.0, attempt: key.1, refusal: Refusal::Full });
+        }
+    }
+
+    fn served(&mut self, ctx: &mut Context<'_>, request: RequestNumber, attempt: u32, whole: bool) {
+        if whole {
+            if let Some(work) = self.release((request, attempt)) {
+                ctx.send(work.connection, Message::End { request, attempt });
+            }
+        } else if let Some(work) = self.work.get(&(request, attempt)) {
+            ctx.send(work.connection, Message::Begin { request, attempt });
+        }
+    }
+
+    fn cancelled(&mut self, ctx: &mut Context<'_>, key: (RequestNumber, u32)) {
+        self.release(key);
+        self.line.retain(|(other, _)| *other != key);
+        if let Some(relay) = self.relayed.remove(&key) {
+            ctx.send(relay.to, Message::Cancel { request: key.0, attempt: key.1 });
+        }
+    }
+
+    /// A worker at home here is gone: whoever waits for its answers hears that they will not come.
+    fn break_relays(&mut self, ctx: &mut Context<'_>, connection: ConnectionId) {
+        let relays: Vec<_> = self.relayed.extract_if(.., |_, relay| relay.to == connection).collect();
+        for ((request, attempt), relay) in relays {
+            ctx.send(relay.from, Message::Broke { request, attempt });
+        }
+    }
+}
