@@ -222,6 +222,7 @@ pub struct Host {
     registry: Option<Registry>,
     /// The listeners that are not bound yet.
     binding: HashSet<ListenerId>,
+    /// Who waits for which answer.
     asked: HashMap<OutboundRequestId, Asker>,
     /// Who waits for a connection.
     connecting: HashMap<PeerId, Vec<oneshot::Sender<Result<(), String>>>>,
