@@ -46,6 +46,7 @@ mod gossip;
 mod handle;
 mod kademlia;
 pub mod link;
+pub mod relay;
 mod requests;
 
 use behaviour::{Behaviour, Names};
@@ -58,6 +59,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// The loop turns at least this often: gossipsub's heartbeat does not wake it (libp2p-gossipsub 0.50.1 resets its timer
 /// without polling it), so it must be below the heartbeat's interval.
 const TICK: Duration = Duration::from_millis(250);
+/// Streams of one connection at once, each way: those of relays (`relay`), and of what coordinators say to each other.
+const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
 /// Commands that may wait for the host.
 const COMMANDS: usize = 64;
 /// Calls of the existing contract that peers have passed on and that wait for their answer, all peers together.
@@ -112,13 +115,16 @@ pub fn topic(federation: FederationId) -> libp2p::gossipsub::IdentTopic {
 /// The transport of the binaries: QUIC, and TCP with noise and yamux.
 pub fn transport(key: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, HostError> {
     let noise = noise::Config::new(key).map_err(|error| HostError::Setup(error.to_string()))?;
+    let mut yamux = yamux::Config::default();
+    yamux.set_max_num_streams(2 * STREAMS_PER_CONNECTION_MAX as usize);
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
         .upgrade(Version::V1Lazy)
         .authenticate(noise)
-        .multiplex(yamux::Config::default())
+        .multiplex(yamux)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    let quic =
-        quic::tokio::Transport::new(quic::Config::new(key)).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let mut config = quic::Config::new(key);
+    config.max_concurrent_stream_limit = STREAMS_PER_CONNECTION_MAX;
+    let quic = quic::tokio::Transport::new(config).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     Ok(quic.or_transport(tcp).map(|either, _| either.into_inner()).boxed())
 }
 

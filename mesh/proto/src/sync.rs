@@ -26,9 +26,14 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
+use crate::mutation::{self, Mutation};
 use crate::record::{Record, RecordHash, Signed, Version};
 use crate::registry::{Fingerprint, KeyHash, Outcome, Prefix, Registry, Source};
 use crate::wire::{self, DecodeError};
+
+mod subtree;
+
+use subtree::Subtree;
 
 /// A subtree with no more records than this is listed, not divided: a list of them is about as long as sixteen
 /// fingerprints.
@@ -70,25 +75,6 @@ struct Message {
     want: Vec<KeyHash>,
     /// Records, with their ages in milliseconds.
     records: Vec<(u64, Vec<u8>)>,
-}
-
-/// A prefix on the wire: how many digits, and the bytes that they fill.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Subtree(u8, Vec<u8>);
-
-impl Subtree {
-    /// At most so many bytes on the wire.
-    const BYTES_MAX: usize = 18;
-
-    fn of(prefix: Prefix) -> Self {
-        Self(prefix.digits(), prefix.start().0[..usize::from(prefix.digits().div_ceil(2))].to_vec())
-    }
-
-    fn read(&self) -> Result<Prefix, SyncError> {
-        let mut start = [0; 16];
-        start.get_mut(..self.1.len()).ok_or(SyncError::Prefix)?.copy_from_slice(&self.1);
-        Prefix::new(self.0, KeyHash(start)).ok_or(SyncError::Prefix)
-    }
 }
 
 /// One record in a list.
@@ -251,10 +237,10 @@ impl Session {
             }
         }
         for (subtree, fingerprint) in &message.compare {
-            self.compare(registry, subtree.read()?, *fingerprint);
+            self.compare(registry, subtree.prefix().ok_or(SyncError::Prefix)?, *fingerprint);
         }
         for (subtree, listed) in &message.lists {
-            self.difference(registry, subtree.read()?, listed);
+            self.difference(registry, subtree.prefix().ok_or(SyncError::Prefix)?, listed);
         }
         self.send.extend(message.want.into_iter().filter(|key| registry.index().leaf(key).is_some()));
         if message.ends_turn {
@@ -327,7 +313,8 @@ impl Session {
             message.compare.push((Subtree::of(Prefix::ROOT), index.fingerprint(Prefix::ROOT)));
         }
         while !self.divide.is_empty() && takes(16 * (Subtree::BYTES_MAX + 16)) {
-            let parts = self.divide.pop_first().into_iter().flat_map(|prefix| prefix.children());
+            let skipped = usize::from(mutation::is_active(Mutation::DigestSkipsBucket));
+            let parts = self.divide.pop_first().into_iter().flat_map(|prefix| prefix.children().skip(skipped));
             message.compare.extend(parts.map(|part| (Subtree::of(part), index.fingerprint(part))));
         }
         while !self.lists.is_empty() && takes(Subtree::BYTES_MAX + 3 + LIST_MAX * Listed::BYTES_MAX) {

@@ -74,10 +74,17 @@ impl HostHandle {
         self.names.tunnel()
     }
 
+    pub(super) fn relay_protocol(&self) -> StreamProtocol {
+        self.names.relay()
+    }
+
+    /// Somebody who may ask for connections, and does not keep the host running.
+    pub(super) fn caller(&self) -> Caller {
+        Caller(self.commands.downgrade())
+    }
+
     async fn command<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, AskError> {
-        let (answer, answered) = oneshot::channel();
-        self.commands.send(command(answer)).await.map_err(|_| AskError::Stopped)?;
-        answered.await.map_err(|_| AskError::Stopped)
+        command_to(&self.commands, command).await
     }
 
     /// Asks a connected coordinator.
@@ -130,14 +137,38 @@ impl HostHandle {
 
     /// Connects to a node at these addresses, if it is not connected; ready when it has said that it is of this federation.
     pub async fn connect(&self, node: NodeId, addresses: Vec<Multiaddr>) -> Result<(), AskError> {
-        let connected = self.command(|answer| Command::Connect(node, addresses, answer)).await?;
-        connected.map_err(AskError::Failed)
+        connect(&self.commands, node, addresses).await
     }
 
     /// Ends the connection to a node.
     pub async fn disconnect(&self, node: NodeId) {
         let _ = self.commands.send(Command::Disconnect(node)).await;
     }
+}
+
+/// What is left of a [`HostHandle`] for those who must not keep the host running.
+pub(super) struct Caller(mpsc::WeakSender<Command>);
+
+impl Caller {
+    /// As [`HostHandle::connect`].
+    pub(super) async fn connect(&self, node: NodeId, addresses: Vec<Multiaddr>) -> Result<(), AskError> {
+        let commands = self.0.upgrade().ok_or(AskError::Stopped)?;
+        connect(&commands, node, addresses).await
+    }
+}
+
+async fn connect(commands: &mpsc::Sender<Command>, node: NodeId, addresses: Vec<Multiaddr>) -> Result<(), AskError> {
+    let connected = command_to(commands, |answer| Command::Connect(node, addresses, answer)).await?;
+    connected.map_err(AskError::Failed)
+}
+
+async fn command_to<T>(
+    commands: &mpsc::Sender<Command>,
+    command: impl FnOnce(oneshot::Sender<T>) -> Command,
+) -> Result<T, AskError> {
+    let (answer, answered) = oneshot::channel();
+    commands.send(command(answer)).await.map_err(|_| AskError::Stopped)?;
+    answered.await.map_err(|_| AskError::Stopped)
 }
 
 impl Host {
@@ -155,7 +186,10 @@ impl Host {
             Command::Connect(node, addresses, answer) => match peer_id(node) {
                 Some(peer) if self.status.borrow().peers.contains(&peer) => drop(answer.send(Ok(()))),
                 Some(peer) => {
-                    self.connecting.entry(peer).or_default().push(answer);
+                    let waiting = self.connecting.entry(peer).or_default();
+                    // Those who gave it up while the dial goes on.
+                    waiting.retain(|waits| !waits.is_closed());
+                    waiting.push(answer);
                     self.dial(peer, addresses);
                 }
                 None => drop(answer.send(Err("its id is no key".into()))),

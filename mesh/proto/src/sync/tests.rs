@@ -41,6 +41,10 @@ fn of(records: &[Signed]) -> Registry {
 
 /// Many nodes' records, signed once.
 fn crowd() -> &'static [Signed] {
+    &thousands()[..1200]
+}
+
+fn thousands() -> &'static [Signed] {
     static CROWD: std::sync::OnceLock<Vec<Signed>> = std::sync::OnceLock::new();
     CROWD.get_or_init(|| {
         let key = |n: u16| {
@@ -49,7 +53,7 @@ fn crowd() -> &'static [Signed] {
             crate::key::SecretKey::from_seed(seed)
         };
         let body = node(Roles::Worker, None);
-        (1..=1200).map(|n| Signed::sign(&key(n), FEDERATION, 1, Version { epoch: 1, seq: 1 }, &body).unwrap()).collect()
+        (1..=6000).map(|n| Signed::sign(&key(n), FEDERATION, 1, Version { epoch: 1, seq: 1 }, &body).unwrap()).collect()
     })
 }
 
@@ -231,4 +235,43 @@ fn equal_registries_cost_the_same_however_large_they_are() {
     let crowd = crowd();
     assert_eq!(costs(crowd), costs(&crowd[..2]));
     assert!(costs(crowd) < 64, "{} bytes", costs(crowd));
+}
+
+/// Found by the simulation: of so many that all subtrees of two digits are divided, a message compares hundreds of parts, and
+/// the other side did not take it, since it would have been too much memory for so few bytes.
+#[test]
+fn large_registries_that_differ_all_over_converge() {
+    let all = thousands();
+    let (mut one, mut two) = (of(all), registry());
+    for (_, signed) in all.iter().enumerate().filter(|(n, _)| n % 20 != 0) {
+        insert(&mut two, at(START), signed);
+    }
+    let (sent, _) = synchronise(at(START), &mut one, &mut two);
+    assert_eq!(one.digest(), two.digest());
+    assert_eq!(sent.records_sent, all.len() / 20);
+}
+
+#[test]
+fn the_fullest_messages_are_taken() {
+    let prefix = |n: u8, digits| Subtree::of(Prefix::new(digits, KeyHash([n; 16])).unwrap());
+    for digits in [1, 2, 3, 5, 32] {
+        let compare = |n: usize| (0..n).map(|n| (prefix(n as u8, digits), Fingerprint([7; 16]))).collect::<Vec<_>>();
+        let listed = Listed { key: KeyHash([1; 16]), version: Version { epoch: 1, seq: 1 }, hash: [1; 16] };
+        // As `fill` counts what it puts in.
+        let room = Limits::PRODUCTION.sync_message_bytes_max - MESSAGE_OVERHEAD_BYTES;
+        let many = room / (16 * (Subtree::BYTES_MAX + 16)) * 16;
+        let lists = room / (Subtree::BYTES_MAX + 3 + LIST_MAX * Listed::BYTES_MAX);
+        let messages = [
+            Message { compare: compare(many), ..Message::default() },
+            Message { lists: vec![(prefix(1, digits), vec![listed.clone(); LIST_MAX]); lists], ..Message::default() },
+            Message { lists: vec![(prefix(1, digits), vec![listed]); lists], ..Message::default() },
+            Message { want: vec![KeyHash([1; 16]); room / 16], ..Message::default() },
+            Message { records: vec![(1, vec![1; 180]); room / 192], ..Message::default() },
+        ];
+        for message in messages {
+            let bytes = wire::encode(&message);
+            let max = Limits::PRODUCTION.sync_message_bytes_max;
+            assert_eq!(wire::decode::<Message>(&bytes, max), Ok(message), "{} bytes, {digits} digits", bytes.len());
+        }
+    }
 }
