@@ -22,7 +22,7 @@ use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::limits::Limits;
 use hedgerow_proto::peer::{Call, PeerResponse};
-use hedgerow_proto::peering::{Complaint, Event, Peering};
+use hedgerow_proto::peering::{Complaint, Conclusion, Event, Peering, QuestionId};
 pub use hedgerow_proto::peering::{Objection, Replication};
 pub use libp2p::Multiaddr;
 use libp2p::core::muxing::StreamMuxerBox;
@@ -213,6 +213,8 @@ struct Registry {
     hurry: broadcast::Receiver<Bytes>,
     /// Who waits for the end of a synchronisation with a neighbour.
     synchronising: HashMap<NodeId, Vec<oneshot::Sender<()>>>,
+    /// Who waits for what comes of a question to the neighbours.
+    concluding: HashMap<QuestionId, oneshot::Sender<Conclusion>>,
 }
 
 type CallAnswer = futures_util::future::BoxFuture<'static, (ResponseChannel<PeerResponse>, PeerResponse)>;
@@ -226,6 +228,7 @@ pub struct Host {
     registry: Option<Registry>,
     /// The listeners that are not bound yet.
     binding: HashSet<ListenerId>,
+    /// Who waits for which answer.
     asked: HashMap<OutboundRequestId, Asker>,
     /// Who waits for a connection.
     connecting: HashMap<PeerId, Vec<oneshot::Sender<Result<(), String>>>>,
@@ -248,9 +251,15 @@ impl Host {
             Part::Worker => (Behaviour::worker(&key, &names, &limits), None),
             Part::Coordinator { replica, calls, replication } => {
                 let behaviour = Behaviour::coordinator(&key, &names, &limits, replication, !listen.is_empty())?;
-                let (hurry, synchronising) = (replica.hurry(), HashMap::new());
-                let peering = Peering::new(replica.now(), me, replication, seed);
-                (behaviour, Some(Registry { replica, peering, calls, hurry, synchronising }))
+                let registry = Registry {
+                    peering: Peering::new(replica.now(), me, replication, seed),
+                    hurry: replica.hurry(),
+                    replica,
+                    calls,
+                    synchronising: HashMap::new(),
+                    concluding: HashMap::new(),
+                };
+                (behaviour, Some(registry))
             }
         };
         let streams = behaviour.streams.new_control();
@@ -326,10 +335,15 @@ impl Host {
         let Registry { replica, peering, .. } = self.registry.as_mut()?;
         let now = replica.now();
         let told = tell(peering, replica, now);
+        self.follow_all();
+        Some(told)
+    }
+
+    /// Does what the core wants done.
+    fn follow_all(&mut self) {
         while let Some(event) = self.registry.as_mut().and_then(|registry| registry.peering.poll_event()) {
             self.follow(event);
         }
-        Some(told)
     }
 
     fn follow(&mut self, event: Event) {
@@ -361,6 +375,11 @@ impl Host {
                 if let Some(registry) = &mut self.registry {
                     registry.synchronising.remove(&node);
                 }
+            }
+            Event::Concluded(id, conclusion) => {
+                let waiting = self.registry.as_mut().and_then(|registry| registry.concluding.remove(&id));
+                // Whoever asked may have gone.
+                drop(waiting.map(|waiting| waiting.send(conclusion)));
             }
             Event::Complaint(node, Complaint::Objection(objection)) => {
                 trace!(node = %node.short(), %objection, "a record of a peer is not taken");

@@ -28,13 +28,16 @@ mod bucket;
 mod gossip;
 mod judge;
 mod neighbours;
+mod questions;
 mod requests;
 
 pub use gossip::Acceptance;
 pub use judge::Objection;
+pub use questions::{Conclusion, Question, QuestionId};
 
 use judge::{Fault, Judge};
 use neighbours::Neighbours;
+use questions::Questions;
 use requests::Requests;
 
 /// How often a neighbour is asked what differs, within a quarter. Equal registries cost two short messages.
@@ -211,6 +214,8 @@ pub enum Event {
     Unblock(NodeId),
     /// A synchronisation with this neighbour that this node had begun is over, whatever became of it.
     SynchronisationEnded(NodeId),
+    /// A question to the neighbours is over.
+    Concluded(QuestionId, Conclusion),
     /// Something of this peer's was not taken. Nothing is to be done.
     Complaint(NodeId, Complaint),
 }
@@ -222,6 +227,8 @@ pub enum Wake {
     Look,
     /// A neighbour is to be asked what differs.
     Synchronise,
+    /// The time of a question is over.
+    Conclude,
 }
 
 /// A coordinator among the others.
@@ -237,6 +244,7 @@ pub struct Peering {
     /// Those of them that coordinate.
     coordinators: BTreeSet<NodeId>,
     requests: Requests,
+    questions: Questions,
     look_at: Time,
     synchronise_at: Time,
     random: fastrand::Rng,
@@ -255,6 +263,7 @@ impl Peering {
             peers: BTreeSet::new(),
             coordinators: BTreeSet::new(),
             requests: Requests::default(),
+            questions: Questions::default(),
             look_at: now,
             synchronise_at: now + SYNC_INTERVAL.mul_f32(random.f32()),
             random,
@@ -274,11 +283,14 @@ impl Peering {
 
     /// When to call [`Peering::handle_timeout`], and why.
     pub fn poll_timeout(&self) -> (Time, Wake) {
-        if self.synchronise_at < self.look_at {
-            (self.synchronise_at, Wake::Synchronise)
-        } else {
-            (self.look_at, Wake::Look)
+        let mut next = (self.look_at, Wake::Look);
+        let others = [(Some(self.synchronise_at), Wake::Synchronise), (self.questions.next_end(), Wake::Conclude)];
+        for (at, wake) in others {
+            if let Some(at) = at.filter(|at| *at < next.0) {
+                next = (at, wake);
+            }
         }
+        next
     }
 
     /// Does what is due.
@@ -291,6 +303,7 @@ impl Peering {
             self.synchronise_at = now + SYNC_INTERVAL.mul_f32(0.75 + 0.5 * self.random.f32());
             self.synchronise_with_somebody(now, replica);
         }
+        self.conclude_overdue(now);
     }
 
     /// A connected peer has said that it is of this federation, and what it is. It may say so again, and become a coordinator.
@@ -344,8 +357,8 @@ impl Peering {
         replica.read(|registry| {
             if self.seen.replace(registry.generation()) != Some(registry.generation()) {
                 self.judge.forget_strangers(registry);
-                let nodes = registry.nodes().filter(|record| is_dialable(record));
-                self.neighbours.know(nodes.map(|record| record.writer).collect());
+                let dialable = registry.coordinator_nodes().filter(|(_, node)| !node.multiaddrs.is_empty());
+                self.neighbours.know(dialable.map(|(id, _)| id).collect());
             }
             for node in self.neighbours.due(now, &self.coordinators) {
                 let addresses = registry.node(&node).and_then(Record::node).map(|node| node.multiaddrs.clone());
@@ -371,11 +384,6 @@ impl Peering {
     fn complain(&mut self, of: NodeId, complaint: Complaint) {
         self.events.push_back(Event::Complaint(of, complaint));
     }
-}
-
-/// Whether it is worth an attempt to connect to this node.
-fn is_dialable(record: &Record) -> bool {
-    record.node().is_some_and(|node| node.roles.coordinates() && !node.multiaddrs.is_empty())
 }
 
 #[cfg(test)]

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use hedgerow_proto::id::{NodeId, ServiceName};
 use hedgerow_proto::peer::{PeerRequest, PeerResponse};
+use hedgerow_proto::peering::{Conclusion, Question};
 use libp2p::{Multiaddr, StreamProtocol};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -14,9 +13,6 @@ use tokio::time::timeout;
 use super::behaviour::Names;
 use super::requests::Asker;
 use super::{Host, HostStatus, Registry, peer_id};
-
-/// Neighbours that are asked at once: what none of these knows is known to nobody near.
-const ASKED_AT_ONCE_MAX: usize = 16;
 
 /// Why a question has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +34,7 @@ pub enum AskError {
 /// What is asked of the host.
 pub(super) enum Command {
     Ask(NodeId, PeerRequest, oneshot::Sender<Result<PeerResponse, AskError>>),
+    Question(Question, Duration, oneshot::Sender<Conclusion>),
     Synchronise(NodeId, oneshot::Sender<()>),
     Provide(Vec<ServiceName>),
     Providers(ServiceName, oneshot::Sender<Vec<NodeId>>),
@@ -95,48 +92,29 @@ impl HostHandle {
         self.command(|answer| Command::Ask(node, request, answer)).await?
     }
 
-    /// Asks the neighbours at once; the answers as they come, for at most `within`.
-    async fn ask_all(&self, request: PeerRequest, within: Duration, mut enough: impl FnMut(PeerResponse) -> bool) {
-        let neighbours: Vec<NodeId> = self.status.borrow().coordinators.iter().copied().collect();
-        let mut asked: FuturesUnordered<_> =
-            neighbours.iter().take(ASKED_AT_ONCE_MAX).map(|node| self.ask(*node, request.clone())).collect();
-        let all = async {
-            while let Some(answer) = asked.next().await {
-                if answer.is_ok_and(&mut enough) {
-                    return;
-                }
-            }
-        };
-        // What has come until then counts.
-        let _ = timeout(within, all).await;
+    /// Asks the neighbours all at once. `None`: the host has stopped, or is a worker's.
+    async fn ask_neighbours(&self, question: Question, within: Duration) -> Option<Conclusion> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.commands.send(Command::Question(question, within, answer));
+        timeout(within, sent).await.ok()?.ok()?;
+        answered.await.ok()
     }
 
     /// Puts records of this node's own into the registries of its neighbours, at once; returns how many of those hold them,
     /// when `wanted` do, all have answered, or `within` is over.
     pub async fn replicate(&self, records: Vec<Bytes>, wanted: usize, within: Duration) -> usize {
-        let sent = u32::try_from(records.len()).unwrap_or(u32::MAX);
-        let records = records.into_iter().map(|record| record.to_vec()).collect();
-        let mut holders = 0;
-        self.ask_all(PeerRequest::Push(records), within, |answer| {
-            holders += usize::from(answer == PeerResponse::Taken(sent));
-            holders >= wanted
-        })
-        .await;
-        holders
+        match self.ask_neighbours(Question::Hold { records, wanted }, within).await {
+            Some(Conclusion::Held(holders)) => holders,
+            _ => 0,
+        }
     }
 
     /// Asks the neighbours what they know of an agent: signed records with their ages, of the first that knows anything.
     pub async fn find_guest(&self, worker_id: &str, within: Duration) -> Vec<(u64, Vec<u8>)> {
-        let mut found = Vec::new();
-        self.ask_all(PeerRequest::Guest(worker_id.to_owned()), within, |answer| match answer {
-            PeerResponse::Guest(records) if !records.is_empty() => {
-                found = records;
-                true
-            }
-            _ => false,
-        })
-        .await;
-        found
+        match self.ask_neighbours(Question::Guest(worker_id.to_owned()), within).await {
+            Some(Conclusion::Guest(records)) => records,
+            _ => Vec::new(),
+        }
     }
 
     /// Synchronises with a neighbour, now.
@@ -201,6 +179,7 @@ impl Host {
                 // Whoever asked may have gone.
                 None => drop(answer.send(Err(AskError::NotConnected(node)))),
             },
+            Command::Question(question, within, answer) => self.question(question, within, answer),
             Command::Synchronise(node, done) => self.synchronise(node, done),
             Command::Provide(services) => self.provide(&services),
             Command::Providers(service, answer) => self.find_providers(&service, answer),
@@ -226,6 +205,15 @@ impl Host {
     /// Whether a coordinator is connected.
     pub(super) fn is_neighbour(&self, node: &NodeId) -> bool {
         self.registry.as_ref().is_some_and(|registry| registry.peering.coordinators().contains(node))
+    }
+
+    fn question(&mut self, question: Question, within: Duration, answer: oneshot::Sender<Conclusion>) {
+        // Before what follows is done: it may be over at once.
+        if let Some(Registry { replica, peering, concluding, .. }) = &mut self.registry {
+            let id = peering.ask_neighbours(replica.now(), question, within);
+            concluding.insert(id, answer);
+        }
+        self.follow_all();
     }
 
     /// Begins a synchronisation, or waits for the one that is under way; `done` is dropped at its end, or now if there is none.

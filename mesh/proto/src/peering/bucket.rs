@@ -33,6 +33,11 @@ impl Bucket {
         }
         there
     }
+
+    /// Whether everything that was taken has come back by now: it is as good as a new one.
+    pub(super) fn is_full(&self, now: Time, rate: Rate) -> bool {
+        self.tokens + now.since(self.at).as_secs_f64() * rate.per_second >= rate.burst
+    }
 }
 
 #[cfg(test)]
@@ -47,6 +52,7 @@ mod tests {
         let at = |seconds| Time::from_origin(Duration::from_secs(seconds));
         assert!(bucket.take(at(0), rate) && bucket.take(at(0), rate) && !bucket.take(at(1), rate));
         assert!(bucket.take(at(2), rate) && !bucket.take(at(3), rate));
+        assert!(!bucket.is_full(at(5), rate) && bucket.is_full(at(6), rate));
         assert!(bucket.take(at(1000), rate) && bucket.take(at(1000), rate) && !bucket.take(at(1000), rate));
     }
 }

@@ -34,6 +34,9 @@ const WRONG: Rate = Rate { burst: 8.0, per_second: 0.05 };
 const BLOCKED_FOR: Duration = Duration::from_secs(10 * 60);
 /// Peers that are remembered as blocked; over it the one that has been longest is let go.
 const BLOCKED_MAX: usize = 4096;
+/// Peers and publishers whose faults are counted. Publishers can be made up, but what is not wrong is forgotten in moments, so that
+/// a flood of signatures does not reach it; whoever comes on top is not counted until there is room.
+const FAULTS_MAX: usize = 16 * 1024;
 
 /// Why a record is not taken from a peer, though it may be good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -124,6 +127,9 @@ impl Judge {
 
     /// Notes a fault of a connected peer. True: it is to be blocked, and was not yet.
     pub(super) fn fault(&mut self, now: Time, peer: NodeId, fault: Fault) -> bool {
+        if self.faults.len() >= FAULTS_MAX && !self.faults.contains_key(&peer) {
+            return false;
+        }
         let new = || (Bucket::full(now, USELESS), Bucket::full(now, WRONG));
         let (useless, wrong) = self.faults.entry(peer).or_insert_with(new);
         let patience_left = match fault {
@@ -142,8 +148,10 @@ impl Judge {
         self.faults.remove(peer);
     }
 
-    /// The peers that are not to be blocked any longer.
+    /// The peers that are not to be blocked any longer. What has been made good for by waiting is forgotten: publishers of gossip
+    /// need not be connected, and do not go.
     pub(super) fn pardoned(&mut self, now: Time) -> Vec<NodeId> {
+        self.faults.retain(|_, (useless, wrong)| !(useless.is_full(now, USELESS) && wrong.is_full(now, WRONG)));
         let surplus = self.blocked.len().saturating_sub(BLOCKED_MAX);
         let due = self.blocked.iter().take_while(|(until, _)| *until <= now).count().max(surplus);
         self.blocked.drain(..due).map(|(_, peer)| peer).collect()

@@ -110,3 +110,28 @@ fn a_peer_that_goes_on_is_blocked_once_and_for_a_while() {
     assert!(judge.pardoned(NOW + BLOCKED_FOR - Duration::from_secs(1)).is_empty());
     assert_eq!(judge.pardoned(NOW + BLOCKED_FOR), [peer]);
 }
+
+#[test]
+fn made_up_publishers_are_not_remembered_for_longer_than_what_they_did_counts() {
+    let mut judge = Judge::default();
+    let made_up = |n: u32| {
+        let mut id = [0; 32];
+        id[..4].copy_from_slice(&n.to_be_bytes());
+        NodeId(id)
+    };
+    for n in 0..2 * FAULTS_MAX as u32 {
+        assert!(!judge.fault(NOW, made_up(n), Fault::Useless));
+    }
+    assert_eq!(judge.faults.len(), FAULTS_MAX);
+    for _ in 0..3 {
+        judge.fault(NOW, made_up(7), Fault::Wrong);
+    }
+    judge.pardoned(NOW + Duration::from_secs(59));
+    assert_eq!(
+        judge.faults.keys().copied().collect::<Vec<_>>(),
+        [made_up(7)],
+        "three wrongs are forgotten after a minute"
+    );
+    judge.pardoned(NOW + Duration::from_secs(60));
+    assert!(judge.faults.is_empty());
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::judge::{self, Fault};
-use super::{Complaint, Event, Peering, Replica, Reply, RequestId};
+use super::{Complaint, Event, Peering, QuestionId, Replica, Reply, RequestId};
 use crate::clock::Time;
 use crate::id::NodeId;
 use crate::peer::{PeerRequest, PeerResponse};
@@ -16,11 +16,13 @@ use crate::sync::Session;
 
 /// What a request was sent for.
 #[derive(Debug)]
-enum Purpose {
+pub(super) enum Purpose {
     /// The introduction to a new neighbour; then they synchronise.
     Introduction,
     /// A turn of a synchronisation.
     Turn { session: Box<Session>, number: u64 },
+    /// A question to all neighbours.
+    Question(QuestionId),
 }
 
 /// What is under way: at most one synchronisation in each direction with each peer, and the requests for those.
@@ -41,7 +43,7 @@ impl Peering {
         self.ask(to, PeerRequest::Push(own), Purpose::Introduction);
     }
 
-    fn ask(&mut self, to: NodeId, request: PeerRequest, purpose: Purpose) {
+    pub(super) fn ask(&mut self, to: NodeId, request: PeerRequest, purpose: Purpose) {
         self.requests.last += 1;
         let id = RequestId(self.requests.last);
         self.requests.pending.insert(id, (to, purpose));
@@ -94,7 +96,11 @@ impl Peering {
     /// A peer has gone, and all that was under way with it.
     pub(super) fn break_off(&mut self, with: &NodeId) {
         self.requests.answering.remove(with);
-        self.requests.pending.retain(|_, (to, _)| to != with);
+        let pending = &self.requests.pending;
+        let lost: Vec<RequestId> = pending.iter().filter(|(_, (to, _))| to == with).map(|(id, _)| *id).collect();
+        for id in lost {
+            self.unanswered(id);
+        }
         self.ended(*with);
     }
 
@@ -110,6 +116,7 @@ impl Peering {
                     self.ended(from);
                 }
             }
+            (Purpose::Question(question), response) => self.answered_question(question, Some(response)),
             // Another answer than a turn.
             (Purpose::Turn { .. }, _) => self.ended(from),
         }
@@ -117,8 +124,11 @@ impl Peering {
 
     /// A request has come to nothing, or has been answered by something that is no response (then see also [`Peering::garbled`]).
     pub fn unanswered(&mut self, id: RequestId) {
-        if let Some((to, Purpose::Turn { .. })) = self.requests.pending.remove(&id) {
-            self.ended(to);
+        match self.requests.pending.remove(&id) {
+            Some((to, Purpose::Turn { .. })) => self.ended(to),
+            Some((_, Purpose::Question(question))) => self.answered_question(question, None),
+            // It will be met again.
+            Some((_, Purpose::Introduction)) | None => {}
         }
     }
 

@@ -269,6 +269,72 @@ fn a_synchronisation_ends_however_it_ends_and_another_can_begin() {
     assert!(!one.peering.synchronise(now, &mut one.core, id(2)), "it is not connected");
 }
 
+/// Requests that are to be sent, and to whom.
+fn requests(node: &mut Node) -> Vec<(RequestId, NodeId, PeerRequest)> {
+    let asked = node.events().into_iter().filter_map(|event| match event {
+        Event::Request { id, to, request } => Some((id, to, request)),
+        _ => None,
+    });
+    asked.collect()
+}
+
+#[test]
+fn records_that_must_not_be_lost_are_held_when_enough_say_so() {
+    let now = at(Duration::ZERO);
+    let mut one = Node::with_neighbour(1, 2);
+    for n in 3..5 {
+        one.peering.connected(now, &mut one.core, id(n), Part::Coordinator);
+    }
+    drop(one.events());
+    let hold = |wanted| Question::Hold { records: vec![Bytes::from_static(b"a record")], wanted };
+    for (answers, held) in [(vec![1, 1], 2), (vec![1, 0, 1], 2), (vec![0, 0, 1], 1), (vec![0, 0, 0], 0)] {
+        let question = one.peering.ask_neighbours(now, hold(2), Duration::from_secs(1));
+        let asked = requests(&mut one);
+        assert_eq!(asked.len(), 3);
+        let last = answers.len() - 1;
+        for (n, ((id, ..), taken)) in asked.into_iter().zip(answers).enumerate() {
+            one.peering.answered(now, &mut one.core, id, PeerResponse::Taken(taken));
+            let over = if n == last { vec![Event::Concluded(question, Conclusion::Held(held))] } else { vec![] };
+            assert_eq!(one.events(), over);
+        }
+    }
+}
+
+#[test]
+fn a_question_is_over_with_its_time_with_its_connections_or_with_the_first_that_knows() {
+    let now = at(Duration::ZERO);
+    let ask = |one: &mut Node| one.peering.ask_neighbours(now, Question::Guest("a".into()), Duration::from_millis(50));
+    let unknown = Conclusion::Guest(vec![]);
+    let mut alone = Node::new(1, Replication::Both);
+    let question = ask(&mut alone);
+    assert_eq!(alone.events(), [Event::Concluded(question, unknown.clone())], "there is nobody to ask");
+
+    let mut one = Node::with_neighbour(1, 2);
+    one.peering.connected(now, &mut one.core, id(3), Part::Coordinator);
+    one.peering.handle_timeout(now, &mut one.core);
+    drop(one.events());
+    let question = ask(&mut one);
+    let asked = requests(&mut one);
+    assert_eq!(one.peering.poll_timeout(), (now + Duration::from_millis(50), Wake::Conclude));
+    one.peering.answered(now, &mut one.core, asked[0].0, PeerResponse::Guest(vec![]));
+    one.peering.handle_timeout(now + Duration::from_millis(50), &mut one.core);
+    assert_eq!(one.events(), [Event::Concluded(question, unknown.clone())]);
+    let known = PeerResponse::Guest(vec![(0, vec![1])]);
+    one.peering.answered(now, &mut one.core, asked[1].0, known.clone());
+    assert_eq!(one.events(), [], "it comes too late");
+
+    let question = ask(&mut one);
+    let asked = requests(&mut one);
+    one.peering.answered(now, &mut one.core, asked[0].0, known);
+    assert_eq!(one.events(), [Event::Concluded(question, Conclusion::Guest(vec![(0, vec![1])]))]);
+
+    let question = ask(&mut one);
+    let asked = requests(&mut one);
+    one.peering.unanswered(asked[0].0);
+    one.peering.disconnected(now, &mut one.core, id(3));
+    assert!(one.events().contains(&Event::Concluded(question, unknown)));
+}
+
 #[test]
 fn a_push_of_garbage_is_cut_off_before_its_end_and_forgiven_later() {
     let mut one = Node::with_neighbour(1, 2);

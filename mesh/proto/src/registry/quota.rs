@@ -134,7 +134,8 @@ pub(super) fn speaks_as(writer: Option<&Writer>, more: Option<&Record>) -> Class
 /// What has been used.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Quotas {
-    coordinators: usize,
+    /// By id, so that nobody has to look for them among the workers.
+    coordinators: BTreeSet<NodeId>,
     workers: usize,
     sponsored: BTreeMap<Option<NodeId>, usize>,
     prefixes: BTreeMap<SourcePrefix, usize>,
@@ -143,14 +144,14 @@ pub(super) struct Quotas {
 }
 
 impl Quotas {
-    pub(super) fn coordinators(&self) -> usize {
-        self.coordinators
+    pub(super) fn coordinators(&self) -> &BTreeSet<NodeId> {
+        &self.coordinators
     }
 
     /// Whether a writer may go from one class to another.
     pub(super) fn check(&self, limits: &Limits, from: Class, to: Class) -> Result<(), Refused> {
         match to {
-            Class::Coordinator if from != to && self.coordinators >= limits.coordinators_max => {
+            Class::Coordinator if from != to && self.coordinators.len() >= limits.coordinators_max => {
                 Err(Refused::Coordinators { max: limits.coordinators_max })
             }
             Class::Worker { sponsor } if from != to => {
@@ -191,9 +192,12 @@ impl Quotas {
 
     /// Moves a writer from one class to another.
     pub(super) fn change(&mut self, id: NodeId, from: Class, to: Class) {
+        if from == to {
+            return;
+        }
         match from {
             Class::None => {}
-            Class::Coordinator => self.coordinators -= 1,
+            Class::Coordinator => _ = self.coordinators.remove(&id),
             Class::Worker { sponsor } => {
                 self.workers -= 1;
                 subtract(&mut self.sponsored, sponsor);
@@ -208,7 +212,7 @@ impl Quotas {
         }
         match to {
             Class::None => {}
-            Class::Coordinator => self.coordinators += 1,
+            Class::Coordinator => _ = self.coordinators.insert(id),
             Class::Worker { sponsor } => {
                 self.workers += 1;
                 *self.sponsored.entry(sponsor).or_default() += 1;

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 
 use super::Registry;
-use super::quota::Class;
 use super::writer::Writer;
 use crate::clock::Time;
 use crate::id::NodeId;
@@ -93,7 +92,7 @@ impl Registry {
 
     /// The coordinators that may be there.
     pub fn coordinators(&self) -> impl Iterator<Item = Coordinator<'_>> {
-        self.shown().filter_map(|(_, writer)| {
+        self.coordinating().filter_map(|writer| {
             let presence = writer.presence();
             let (record, node) = writer.node()?;
             let signed = &writer.entry(Kind::NODE, &[])?.signed;
@@ -102,9 +101,15 @@ impl Registry {
         })
     }
 
+    /// What the nodes said of themselves that say that they coordinate, whether or not they are there.
+    pub fn coordinator_nodes(&self) -> impl Iterator<Item = (NodeId, &NodeRecord)> {
+        let nodes = self.coordinating().filter_map(Writer::node);
+        nodes.filter(|(_, node)| node.roles.coordinates()).map(|(record, node)| (record.writer, node))
+    }
+
     /// How many coordinators there are that have not lapsed: what a lease's time to live depends on.
     pub fn coordinators_known(&self) -> usize {
-        self.quotas.coordinators()
+        self.quotas.coordinators().len()
     }
 
     /// The workers.
@@ -164,8 +169,7 @@ impl Registry {
     /// What coordinators that have not lapsed said last of a guest of which they say that it has gone.
     pub fn gone_guests<'a>(&'a self, worker_id: &str) -> impl Iterator<Item = &'a Guest> + use<'a> {
         let subject = Bytes::copy_from_slice(worker_id.as_bytes());
-        let coordinators = self.shown().filter(|(_, writer)| writer.class == Class::Coordinator);
-        coordinators.filter_map(move |(_, writer)| {
+        self.coordinating().filter_map(move |writer| {
             match &writer.entries.get(&(Kind::GUEST, subject.clone()))?.record.body {
                 Body::Guest(guest) if guest.details.status == GuestStatus::Gone => Some(guest),
                 _ => None,
@@ -203,6 +207,11 @@ impl Registry {
 
     fn shadows(&self, guest: &Guest) -> bool {
         guest.worker_id.parse().is_ok_and(|id| self.node(&id).is_some())
+    }
+
+    /// Those that count as coordinators: none of them has lapsed.
+    fn coordinating(&self) -> impl Iterator<Item = &Writer> {
+        self.quotas.coordinators().iter().filter_map(|id| self.writers.get(id))
     }
 
     fn shown(&self) -> impl Iterator<Item = (&NodeId, &Writer)> {

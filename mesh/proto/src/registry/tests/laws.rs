@@ -53,6 +53,17 @@ proptest! {
     }
 
     #[test]
+    fn whoever_coordinates_is_found_among_all_nodes_and_without_looking_through_them(
+        (records, minutes) in (records(), 0..1500_u64),
+    ) {
+        let mut registry = join_all(&records);
+        registry.handle_timeout(at(Duration::from_secs(60 * minutes)));
+        let all = registry.nodes().filter(|record| record.node().is_some_and(|node| node.roles.coordinates()));
+        let all: Vec<NodeId> = all.map(|record| record.writer).collect();
+        prop_assert_eq!(registry.coordinator_nodes().map(|(id, _)| id).collect::<Vec<_>>(), all);
+    }
+
+    #[test]
     fn joining_is_commutative(
         (records, shuffled) in records().prop_flat_map(|records| (Just(records.clone()), Just(records).prop_shuffle())),
     ) {
