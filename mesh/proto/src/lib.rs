@@ -11,6 +11,8 @@ pub mod id;
 pub mod key;
 pub mod limits;
 pub mod liveness;
+pub mod members;
+pub mod offers;
 pub mod own;
 pub mod peer;
 pub mod record;
