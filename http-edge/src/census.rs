@@ -12,7 +12,6 @@ use sha2::{Digest, Sha256};
 use tokio::time::{Instant, sleep};
 
 use crate::federation::Federation;
-use crate::members::Candidate;
 
 /// How many coordinators a federation aims at: any two may go, and there is one.
 const WANTED: usize = 3;
@@ -22,6 +21,15 @@ const SILENT_FOR: Duration = Duration::from_secs(15);
 const INTERVAL: Duration = Duration::from_secs(5);
 /// Tunnels that have been up for longer are all as steady.
 const STEADY_AFTER: Duration = Duration::from_secs(60 * 60);
+
+/// A node here that would be a coordinator if there were too few.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    pub(crate) node: NodeId,
+    /// How long its tunnel has been up.
+    pub(crate) up_for: Duration,
+    pub(crate) rtt: Duration,
+}
 
 /// Tells it for as long as the entry lives.
 pub(crate) async fn tell(federation: &Federation) -> Infallible {

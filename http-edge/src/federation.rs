@@ -17,6 +17,7 @@ use hedgerow_http::{Directory, Loads, Offer};
 use hedgerow_proto::frame::{Control, Join, Reject, RejectReason, close};
 use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::limits::Limits;
+use hedgerow_proto::members::{self, Arrival, Lane, MemberLimits};
 use hedgerow_proto::record::{Candidacy, NodeRecord, Record, Signed};
 use hedgerow_proto::registry::{Registry, Source};
 use hedgerow_proto::route::{ServicePolicy, Target};
@@ -29,10 +30,15 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
 
+use crate::census::Candidate;
 use crate::cidr::Cidr;
 use crate::clock;
-use crate::members::{Arrival, Candidate, Lane, Member, MemberLimits, Members};
 use crate::snapshot::{Aliases, Snapshot, Sources};
+
+/// The nodes that have a tunnel here.
+pub(crate) type Members = members::Members<Tunnel, Cidr>;
+/// One of them.
+pub(crate) type Member = members::Member<Tunnel, Cidr>;
 
 /// The lanes that a node opens, and as many again while it changes them.
 const LANES_PER_NODE_MAX: usize = 2 * hedgerow_tunnel::tuning::LANES_MAX as usize;
@@ -62,7 +68,7 @@ pub(crate) struct Federation {
 /// What changes.
 struct State {
     /// Who has a tunnel here.
-    members: Members<Tunnel>,
+    members: Members,
     /// What everybody has said, and who of them is there.
     registry: Registry,
     /// The registry's generation of which the last snapshot was made.
@@ -324,7 +330,7 @@ impl Federation {
     pub(crate) fn live_coordinators(&self) -> Vec<Tunnel> {
         let state = self.state();
         let here = state.members.iter().filter(|(_, member)| member.record.roles.coordinates() && !member.leaving);
-        let live = |member: &Member<Tunnel>| {
+        let live = |member: &Member| {
             let mut lanes = member.lanes().map(|lane| &lane.connection);
             lanes.find(|tunnel| tunnel.liveness() == Liveness::Live).cloned()
         };

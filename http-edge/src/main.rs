@@ -21,7 +21,6 @@ mod contract;
 mod federation;
 mod head_guard;
 mod identity;
-mod members;
 mod metrics;
 mod routes;
 mod run;

@@ -8,14 +8,16 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use hedgerow_http::{Candidate, Loads, Offer};
 use hedgerow_proto::id::{NodeId, ServiceName};
-use hedgerow_proto::record::{NodeRecord, ServiceHealth, ServiceOffer, Signed};
-use hedgerow_proto::registry::{Digest, GuestView, Presence, Reach, Registry};
+use hedgerow_proto::members::Lane;
+use hedgerow_proto::offers::{self, NodeState, Way as NodeWay};
+use hedgerow_proto::record::{NodeRecord, ServiceHealth, Signed};
+use hedgerow_proto::registry::{Digest, GuestView, Presence, Registry};
 use hedgerow_proto::route::{ServicePolicy, Target};
 use hedgerow_tunnel::Tunnel;
 use hedgerow_tunnel::relays::Relays;
 use hedgerow_urls::{self as urls, ByGuest, Ways, WhyNot};
 
-use crate::members::{Lane, Member, Members};
+use crate::federation::{Member, Members};
 
 /// The federation as it was at one moment.
 #[derive(Debug, Default)]
@@ -45,7 +47,7 @@ pub(crate) struct Snapshot {
 /// What a snapshot is made from.
 pub(crate) struct Sources<'a> {
     /// Who has a tunnel here.
-    pub(crate) members: &'a Members<Tunnel>,
+    pub(crate) members: &'a Members,
     /// What everybody has said.
     pub(crate) registry: &'a Registry,
     /// The ways to workers that have no tunnel here; those that are needed are kept.
@@ -68,19 +70,6 @@ pub(crate) struct GuestEntry {
     pub(crate) services: Vec<ServiceName>,
     /// Whether it gets requests.
     pub(crate) routable: Result<(), WhyNot>,
-}
-
-/// What a node is to this entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NodeState {
-    /// It has a tunnel here.
-    Up,
-    /// It has one, and has said that it leaves.
-    Leaving,
-    /// It has none, and its home has one: requests take that way.
-    AtHome,
-    /// It has none, and may come back.
-    Away,
 }
 
 /// A coordinator, in its own words.
@@ -156,55 +145,36 @@ impl Snapshot {
                 multiaddrs: coordinator.node.multiaddrs.clone(),
             })
             .collect();
-        for (id, record) in registry.nodes().filter_map(|record| Some((record.writer, record.node()?))) {
-            if members.node(&id).is_none() {
-                let state =
-                    if home_here(members, registry, &id).is_some() { NodeState::AtHome } else { NodeState::Away };
-                snapshot.see(id, record, state);
-            }
-        }
+        snapshot.lanes = members.iter().map(|(_, member)| member.lanes().len()).sum();
         let mut routes: Vec<Building> = (0..shards).map(|_| Building::default()).collect();
-        for (id, member) in members.iter() {
-            snapshot.lanes += member.lanes().len();
-            let state = if member.leaving { NodeState::Leaving } else { NodeState::Up };
-            let (up, roles) = (state == NodeState::Up, member.record.roles);
-            snapshot.up += usize::from(up);
-            snapshot.coordinators_up += usize::from(up && roles.coordinates());
-            snapshot.workers_up += usize::from(up && roles.works());
-            snapshot.see(*id, &member.record, state);
-            let can_be_asked = |offer: &&ServiceOffer| up && offer.health == ServiceHealth::Up;
-            for offer in member.record.services.iter().filter(can_be_asked) {
-                let may_answer = policy.may_answer(id, &offer.name);
-                if let Some(standing) = snapshot.services.get_mut(&offer.name) {
-                    standing.not_allowed += usize::from(!may_answer);
-                }
-                let load = loads.of(*id, &offer.name);
-                for (shard, routes) in routes.iter_mut().enumerate() {
-                    let Some(lane) = preferred(member, shard) else { continue };
-                    let candidate = Candidate::new(&offer.name, lane.connection.clone(), offer.capacity, load.clone());
-                    routes.nodes.entry(*id).or_default().insert(offer.name.clone(), [candidate.clone()].into());
-                    if may_answer {
-                        routes.services.entry(offer.name.clone()).or_default().push(candidate);
-                    }
-                }
-            }
-        }
         let mut relayed = BTreeSet::new();
-        for worker in registry.workers().filter(|worker| members.node(&worker.record.writer).is_none()) {
-            let id = worker.record.writer;
-            let Some(home) = home_here(members, registry, &id) else { continue };
-            relayed.insert(id);
-            let way = relays.way(id, home);
-            for offer in worker.node.services.iter().filter(|offer| offer.health == ServiceHealth::Up) {
+        for seen in offers::nodes(members, registry) {
+            let id = seen.id;
+            snapshot.see(id, seen.record, seen.state);
+            let relay = match seen.way {
+                Some(NodeWay::ViaCoordinator { tunnel, .. }) => {
+                    relayed.insert(id);
+                    Some(relays.way(id, tunnel))
+                }
+                _ => None,
+            };
+            for offer in seen.offers() {
                 let may_answer = policy.may_answer(&id, &offer.name);
                 if let Some(standing) = snapshot.services.get_mut(&offer.name) {
                     standing.not_allowed += usize::from(!may_answer);
                 }
-                let candidate = Candidate::new(&offer.name, way.clone(), offer.capacity, loads.of(id, &offer.name));
-                for routes in &mut routes {
+                let load = loads.of(id, &offer.name);
+                let down = |tunnel: &Tunnel| Candidate::new(&offer.name, tunnel.clone(), offer.capacity, load.clone());
+                let relayed = relay.as_ref().map(down);
+                for (shard, routes) in routes.iter_mut().enumerate() {
+                    let candidate = match seen.way {
+                        Some(NodeWay::Tunnel(member)) => preferred(member, shard).map(|lane| down(&lane.connection)),
+                        _ => relayed.clone(),
+                    };
+                    let Some(candidate) = candidate else { continue };
                     routes.nodes.entry(id).or_default().insert(offer.name.clone(), [candidate.clone()].into());
                     if may_answer {
-                        routes.services.entry(offer.name.clone()).or_default().push(candidate.clone());
+                        routes.services.entry(offer.name.clone()).or_default().push(candidate);
                     }
                 }
             }
@@ -245,6 +215,11 @@ impl Snapshot {
                 NodeState::Leaving => standing.leaving += 1,
                 NodeState::Up | NodeState::AtHome => standing.down += usize::from(down),
             }
+        }
+        if state == NodeState::Up {
+            self.up += 1;
+            self.coordinators_up += usize::from(record.roles.coordinates());
+            self.workers_up += usize::from(record.roles.works());
         }
         self.nodes.push(NodeView { id, record: record.clone(), state });
     }
@@ -369,15 +344,8 @@ impl Snapshot {
     }
 }
 
-/// The tunnel of a worker's home, if that holds it and takes requests.
-fn home_here<'a>(members: &'a Members<Tunnel>, registry: &Registry, worker: &NodeId) -> Option<&'a Tunnel> {
-    let Reach::ViaHome(home) = registry.reach(worker) else { return None };
-    let member = members.node(&home).filter(|member| !member.leaving)?;
-    member.lanes().next().map(|lane| &lane.connection)
-}
-
 /// The connection that a thread uses for a node: its own, else one of the others, the same one each time.
-fn preferred(member: &Member<Tunnel>, shard: usize) -> Option<&Lane<Tunnel>> {
+fn preferred(member: &Member, shard: usize) -> Option<&Lane<Tunnel>> {
     let own = member.lanes().find(|lane| lane.shard == shard);
     own.or_else(|| member.lanes().nth(shard % member.lanes().len().max(1)))
 }

@@ -8,12 +8,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hedgerow_http::Offer;
 use hedgerow_proto::id::ServiceName;
+use hedgerow_proto::offers::NodeState;
 use hedgerow_proto::record::{NodeRecord, Roles, ServiceHealth, ServiceOffer};
 use hedgerow_proto::route::Standing;
 use serde::Serialize;
 
 use crate::federation::Federation;
-use crate::snapshot::{NodeState, NodeView, Snapshot};
+use crate::snapshot::{NodeView, Snapshot};
 use crate::values::HostPort;
 
 /// How long a new node may use an answer of [`bootstrap`], in seconds.

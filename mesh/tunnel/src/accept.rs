@@ -11,6 +11,7 @@ use bytes::Bytes;
 use hedgerow_proto::frame::{Control, Hello, Join, Reject, RejectReason, Welcome, close};
 use hedgerow_proto::id::{NodeId, ServiceName};
 use hedgerow_proto::limits::Limits;
+use hedgerow_proto::liveness::suspect_idle_after;
 use hedgerow_proto::record::{Body, Record, Signed};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
@@ -221,7 +222,7 @@ impl Tunnel {
             0 => {
                 // Its pings have stopped, and no request has noticed yet.
                 let heard = self.0.created + Duration::from_millis(self.0.heard_ms.load(Ordering::Relaxed));
-                let limit = tuning::SUSPECT_IDLE_AFTER.max(self.0.ping_interval.mul_f32(3.3));
+                let limit = suspect_idle_after(self.0.ping_interval);
                 if heard.elapsed() > limit { Liveness::Suspect } else { Liveness::Live }
             }
             1 => Liveness::Suspect,

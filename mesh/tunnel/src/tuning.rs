@@ -2,17 +2,11 @@
 
 use std::time::Duration;
 
-/// How often a node sends a PING on the first connection to an entry. An entry that was killed answers the next one with a
-/// stateless reset, so this bounds how long a node does not know; the cost is about 1 kbit/s each way.
-pub const PING_INTERVAL: Duration = Duration::from_secs(1);
-/// How often it does so on the further connections: they fall with the first one, so they only keep a NAT binding open
-/// (RFC 4787 asks for 2 minutes, routers in the field drop UDP after 30 s).
-pub const PING_INTERVAL_LANE: Duration = Duration::from_secs(10);
-/// After so long without an answer to its PINGs a node gives the connection up: it is up and passes nothing.
-pub const PONG_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection over which nothing at all came for so long is dead. Above [`PONG_TIMEOUT`], so that the watchdog, which says
-/// why, comes first; and a node asleep for 5 s keeps its tunnel.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+/// How liveness is judged.
+pub use hedgerow_proto::liveness::{
+    IDLE_TIMEOUT, PING_INTERVAL, PING_INTERVAL_LANE, PONG_TIMEOUT, SUSPECT_AFTER, SUSPECT_IDLE_AFTER, WATCHDOG_INTERVAL,
+};
+
 /// How long a handshake may take from the first packet to Welcome.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest wait between two attempts to reach an entry. Full jitter below it: when an entry comes back, all of
@@ -20,12 +14,6 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// The wait after the first failure, doubled after each.
 pub const BACKOFF_MIN: Duration = Duration::from_millis(100);
-/// How often the entry looks at a tunnel on which requests run.
-pub const WATCHDOG_INTERVAL: Duration = Duration::from_millis(250);
-/// A busy tunnel from which nothing has come for so long, acknowledgements included, although PINGs were sent: suspect.
-pub const SUSPECT_AFTER: Duration = Duration::from_millis(750);
-/// An idle tunnel whose PINGs have stopped: three were missed.
-pub const SUSPECT_IDLE_AFTER: Duration = Duration::from_millis(3_300);
 /// Streams that an entry may have open at once on one connection: beyond it, opening waits.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
 /// Bytes of one stream that may be on the way unread: 100 ms at 80 Mbit/s. It is also what a reader who has stopped

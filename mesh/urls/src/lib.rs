@@ -22,8 +22,8 @@ mod why_not;
 use std::collections::BTreeMap;
 
 use hedgerow_proto::id::NodeId;
-use hedgerow_proto::record::GuestStatus;
-use hedgerow_proto::registry::{GuestView, Presence, Registry};
+use hedgerow_proto::offers::{self, GuestFault};
+use hedgerow_proto::registry::{GuestView, Registry};
 
 pub use dial::Dialler;
 pub use keeper::{Guests, check, keep};
@@ -69,13 +69,11 @@ pub fn wanted(registry: &Registry) -> ByGuest<Wanted> {
 /// The way to a guest, if it may be asked now.
 pub fn way_to<'a>(view: &GuestView<'_>, ways: &'a Ways) -> Result<&'a Way, WhyNot> {
     let way = ways.get(&view.guest.worker_id).ok_or(WhyNot::NotProbed)?.as_ref().map_err(|why_not| *why_not)?;
-    if view.presence != Presence::Here {
-        return Err(WhyNot::CoordinatorAway);
+    match offers::guest_fault(view) {
+        None => Ok(way),
+        Some(GuestFault::CoordinatorAway) => Err(WhyNot::CoordinatorAway),
+        Some(GuestFault::Degraded) => Err(WhyNot::Degraded),
     }
-    if view.guest.details.status != GuestStatus::Healthy {
-        return Err(WhyNot::Degraded);
-    }
-    Ok(way)
 }
 
 /// Takes in what [`Guests::way_probed`] tells; whether that is news.

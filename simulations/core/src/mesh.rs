@@ -246,7 +246,7 @@ impl Mesh {
                     }
                 }
                 Event::Unblock(node) => _ = self.blocked.remove(&node),
-                Event::SynchronisationEnded(_) | Event::Complaint(..) => {}
+                Event::SynchronisationEnded(_) | Event::Concluded(..) | Event::Complaint(..) => {}
             }
         }
     }

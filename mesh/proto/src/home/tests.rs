@@ -11,6 +11,7 @@ use crate::registry::tests::{FEDERATION, at, coordinator, id, say};
 
 mod roster;
 mod seeker;
+mod world;
 
 fn now() -> Time {
     at(Duration::ZERO)

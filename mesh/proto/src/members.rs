@@ -1,104 +1,103 @@
-//! The nodes that have a tunnel here: which connections each holds, and what it last said of itself.
+//! The nodes that have a tunnel to one entry: which connections each holds, and what it last said of itself.
 //!
-//! Pure: a connection is any `T` (a tunnel, or a test's number), and what is to be closed is handed back. One node is one
-//! process: connections of one *incarnation*. When a second process comes with the same key, the one whose record has
-//! the higher version is the newer (its epoch is raised on disk at each start); the older one is told that its key is
-//! in use, and then decides what to do.
+//! Pure: a connection is any `C` (a tunnel, or a test's number), a source any `S`, and what is to be closed is handed back.
+//! One node is one process: connections of one *incarnation*. When a second process comes with the same key, the one whose
+//! record has the higher version is the newer (its epoch is raised on disk at each start); the older one is told that its key
+//! is in use, and then decides what to do.
 
-use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+use std::collections::BTreeMap;
 
-use hedgerow_proto::frame::{Reject, RejectReason};
-use hedgerow_proto::id::NodeId;
-use hedgerow_proto::record::{NodeRecord, Signed, Version};
-
-use crate::cidr::Cidr;
+use crate::frame::{Reject, RejectReason};
+use crate::id::NodeId;
+use crate::record::{NodeRecord, Signed, Version};
 
 /// Bounds of the table.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct MemberLimits {
+pub struct MemberLimits {
     /// Nodes at once: each costs some 100 KiB of tunnels and records.
-    pub(crate) nodes_max: usize,
-    /// Nodes of one source ([`Cidr::source`]): keys are free, addresses are not.
-    pub(crate) nodes_per_source_max: usize,
+    pub nodes_max: usize,
+    /// Nodes of one source (an address prefix): keys are free, addresses are not.
+    pub nodes_per_source_max: usize,
     /// Connections of one node: the lanes that a node opens, and room for a change of them.
-    pub(crate) lanes_max: usize,
+    pub lanes_max: usize,
 }
 
 /// A node with its connections.
 #[derive(Debug)]
-pub(crate) struct Member<T> {
-    pub(crate) incarnation: u64,
-    pub(crate) version: Version,
-    pub(crate) record: NodeRecord,
-    pub(crate) signed: Signed,
+pub struct Member<C, S> {
+    /// Of the process that holds the connections.
+    pub incarnation: u64,
+    /// Of its record.
+    pub version: Version,
+    /// What it says of itself.
+    pub record: NodeRecord,
+    /// The same, as it signed it.
+    pub signed: Signed,
     /// It has said Leave: no new requests.
-    pub(crate) leaving: bool,
-    source: Option<Cidr>,
-    lanes: BTreeMap<u16, Lane<T>>,
+    pub leaving: bool,
+    source: Option<S>,
+    lanes: BTreeMap<u16, Lane<C>>,
 }
 
 /// One of a node's connections.
 #[derive(Debug, Clone)]
-pub(crate) struct Lane<T> {
+pub struct Lane<C> {
     /// A number of its own in this process.
-    pub(crate) id: u64,
+    pub id: u64,
     /// The thread that holds it.
-    pub(crate) shard: usize,
-    pub(crate) connection: T,
-}
-
-/// A node here that would be a coordinator if there were too few.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Candidate {
-    pub(crate) node: NodeId,
-    /// How long its tunnel has been up.
-    pub(crate) up_for: Duration,
-    pub(crate) rtt: Duration,
+    pub shard: usize,
+    /// The connection itself.
+    pub connection: C,
 }
 
 /// Who comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Arrival {
-    pub(crate) node: NodeId,
-    pub(crate) incarnation: u64,
-    pub(crate) version: Version,
-    pub(crate) lane: u16,
-    pub(crate) source: Option<Cidr>,
+pub struct Arrival<S> {
+    /// The node.
+    pub node: NodeId,
+    /// Random for each run of it.
+    pub incarnation: u64,
+    /// Of its record.
+    pub version: Version,
+    /// Which of its connections this is.
+    pub lane: u16,
+    /// Where it comes from; none for what no quota by source is for.
+    pub source: Option<S>,
 }
 
 /// The table.
 #[derive(Debug)]
-pub(crate) struct Members<T> {
+pub struct Members<C, S> {
     limits: MemberLimits,
-    nodes: HashMap<NodeId, Member<T>>,
-    sources: HashMap<Cidr, usize>,
+    nodes: BTreeMap<NodeId, Member<C, S>>,
+    sources: BTreeMap<S, usize>,
 }
 
-impl<T> Member<T> {
+impl<C, S> Member<C, S> {
     /// The node's connections, in order of lane; at least one.
-    pub(crate) fn lanes(&self) -> impl ExactSizeIterator<Item = &Lane<T>> {
+    pub fn lanes(&self) -> impl ExactSizeIterator<Item = &Lane<C>> {
         self.lanes.values()
     }
 }
 
-impl<T> Members<T> {
-    pub(crate) fn new(limits: MemberLimits) -> Self {
-        Self { limits, nodes: HashMap::new(), sources: HashMap::new() }
+impl<C, S: Ord + Copy> Members<C, S> {
+    /// Nobody yet.
+    pub fn new(limits: MemberLimits) -> Self {
+        Self { limits, nodes: BTreeMap::new(), sources: BTreeMap::new() }
     }
 
     /// One node.
-    pub(crate) fn node(&self, node: &NodeId) -> Option<&Member<T>> {
+    pub fn node(&self, node: &NodeId) -> Option<&Member<C, S>> {
         self.nodes.get(node)
     }
 
-    /// Every node.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&NodeId, &Member<T>)> {
+    /// Every node, in order of id.
+    pub fn iter(&self) -> impl Iterator<Item = (&NodeId, &Member<C, S>)> {
         self.nodes.iter()
     }
 
     /// Whether this connection may become one of the table's. Asked before it is welcomed, and again by [`Self::join`].
-    pub(crate) fn admit(&self, arrival: &Arrival) -> Result<(), Reject> {
+    pub fn admit(&self, arrival: &Arrival<S>) -> Result<(), Reject> {
         let overloaded = |message: String| Reject { reason: RejectReason::Overloaded, message, record: None };
         let Some(member) = self.nodes.get(&arrival.node) else {
             if self.nodes.len() >= self.limits.nodes_max {
@@ -129,13 +128,13 @@ impl<T> Members<T> {
     }
 
     /// Takes a welcomed connection in. Returns those whose place it takes, for the caller to close.
-    pub(crate) fn join(
+    pub fn join(
         &mut self,
-        arrival: &Arrival,
-        lane: Lane<T>,
+        arrival: &Arrival<S>,
+        lane: Lane<C>,
         signed: Signed,
         record: NodeRecord,
-    ) -> Result<Vec<T>, Reject> {
+    ) -> Result<Vec<C>, Reject> {
         self.admit(arrival)?;
         let mut replaced = Vec::new();
         if self.nodes.get(&arrival.node).is_some_and(|member| member.incarnation != arrival.incarnation) {
@@ -166,7 +165,7 @@ impl<T> Members<T> {
 
     /// A node's new record. Returns whether it changed anything: old news, and news of a process that has been replaced, do
     /// not.
-    pub(crate) fn record(
+    pub fn record(
         &mut self,
         node: &NodeId,
         incarnation: u64,
@@ -179,13 +178,13 @@ impl<T> Members<T> {
     }
 
     /// A node leaves. Returns whether that is news.
-    pub(crate) fn leave(&mut self, node: &NodeId, incarnation: u64) -> bool {
+    pub fn leave(&mut self, node: &NodeId, incarnation: u64) -> bool {
         let member = self.nodes.get_mut(node).filter(|member| member.incarnation == incarnation && !member.leaving);
         member.map(|member| member.leaving = true).is_some()
     }
 
     /// A connection is no more. Returns whether it was one of the table's.
-    pub(crate) fn closed(&mut self, node: &NodeId, lane: u16, id: u64) -> bool {
+    pub fn closed(&mut self, node: &NodeId, lane: u16, id: u64) -> bool {
         let Some(member) = self.nodes.get_mut(node) else { return false };
         if member.lanes.get(&lane).is_none_or(|lane| lane.id != id) {
             return false;
@@ -197,7 +196,7 @@ impl<T> Members<T> {
         true
     }
 
-    fn remove(&mut self, node: &NodeId) -> Vec<T> {
+    fn remove(&mut self, node: &NodeId) -> Vec<C> {
         let Some(member) = self.nodes.remove(node) else { return Vec::new() };
         if let Some(source) = member.source
             && let Some(count) = self.sources.get_mut(&source)
@@ -211,7 +210,7 @@ impl<T> Members<T> {
     }
 }
 
-impl<T> Member<T> {
+impl<C, S> Member<C, S> {
     fn hear(&mut self, version: Version, signed: Signed, record: NodeRecord) -> bool {
         let newer = version > self.version;
         if newer {
@@ -225,11 +224,10 @@ impl<T> Member<T> {
 
 #[cfg(test)]
 mod tests {
-    use hedgerow_proto::id::FederationId;
-    use hedgerow_proto::key::SecretKey;
-    use hedgerow_proto::record::{Body, Roles};
-
     use super::*;
+    use crate::id::FederationId;
+    use crate::key::SecretKey;
+    use crate::record::{Body, Roles};
 
     const LIMITS: MemberLimits = MemberLimits { nodes_max: 3, nodes_per_source_max: 2, lanes_max: 2 };
 
@@ -250,8 +248,8 @@ mod tests {
         Version { epoch, seq }
     }
 
-    fn arrival(node: u8, incarnation: u64, epoch: u64, lane: u16) -> Arrival {
-        let source = Some(Cidr::source([192, 0, 2, node].into()));
+    fn arrival(node: u8, incarnation: u64, epoch: u64, lane: u16) -> Arrival<&'static str> {
+        let source = Some("a network");
         let node = SecretKey::from_seed([node; 32]).id();
         Arrival { node, incarnation, version: version(epoch, 1), lane, source }
     }
@@ -261,7 +259,7 @@ mod tests {
         Signed::sign(&key, FederationId([0; 32]), 1, version, &Body::Node(record.clone())).unwrap()
     }
 
-    struct Table(Members<u64>);
+    struct Table(Members<u64, &'static str>);
 
     impl Table {
         fn new() -> Self {
