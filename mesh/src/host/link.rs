@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -24,8 +24,9 @@ use hedgerow_proto::frame::{close, reset};
 use hedgerow_proto::id::NodeId;
 use hedgerow_tunnel::link::{BoxFuture, BoxStream, Link, LinkClosed, Stream};
 use libp2p::{PeerId, StreamProtocol};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::sync::{Mutex, mpsc, watch};
+use tokio::time::sleep;
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 use tracing::debug;
 
@@ -33,6 +34,13 @@ use super::{HostHandle, node_id, peer_id};
 
 /// Streams of a home that may wait to be served.
 const BACKLOG: usize = 64;
+/// The word that a stream has been taken: the first byte on it, from the end that it was opened to.
+const TAKEN: u8 = 1;
+/// How often a stream is opened that is not taken. More than a few come only of a peer that takes none.
+const OPEN_TRIES: u32 = 8;
+/// What one step of the pause before the next try is; those that were lost together take different numbers of steps.
+const OPEN_AGAIN: Duration = Duration::from_millis(1);
+const OPEN_AGAIN_STEPS: u64 = 8;
 
 /// Why a home is not reached.
 #[derive(Debug, thiserror::Error)]
@@ -63,11 +71,39 @@ pub struct PeerLink {
 pub(super) struct Shared {
     closed: watch::Sender<Option<LinkClosed>>,
     pub(super) received: AtomicU64,
+    /// Streams that were not taken.
+    lost: AtomicU64,
 }
 
 impl Default for Shared {
     fn default() -> Self {
-        Self { closed: watch::Sender::new(None), received: AtomicU64::new(0) }
+        Self { closed: watch::Sender::new(None), received: AtomicU64::new(0), lost: AtomicU64::new(0) }
+    }
+}
+
+/// Opens a stream, and is ready when the other end has taken it. libp2p-stream has room for one arriving stream of a protocol, and
+/// drops those that come before that one has been taken, as some of a burst do. So whoever takes one says so with its first byte, and
+/// whoever opens one tries again until it hears that. Nothing has been sent on those that were lost. Where the stream is taken at
+/// once the word comes with the end of the negotiation, and costs no round trip.
+pub(super) async fn open_taken(
+    streams: &libp2p_stream::Control,
+    peer: PeerId,
+    protocol: &StreamProtocol,
+    shared: &Arc<Shared>,
+) -> Result<PeerStream, LinkClosed> {
+    let mut tries = 1;
+    loop {
+        let opened = streams.clone().open_stream(peer, protocol.clone()).await;
+        let opened = opened.map_err(|error| LinkClosed { code: None, reason: error.to_string() })?;
+        let mut stream = PeerStream::new(opened, shared);
+        match stream.read_u8().await {
+            Ok(_) => return Ok(stream),
+            Err(error) if tries == OPEN_TRIES => return Err(LinkClosed { code: None, reason: error.to_string() }),
+            Err(error) => debug!(%peer, %error, "a stream was not taken, and is opened again"),
+        }
+        let steps = shared.lost.fetch_add(1, Ordering::Relaxed) % OPEN_AGAIN_STEPS + 1;
+        sleep(OPEN_AGAIN.saturating_mul(tries).mul_f32(steps as f32)).await;
+        tries += 1;
     }
 }
 
@@ -129,12 +165,10 @@ impl Link for PeerLink {
             if let Some(first) = self.first.lock().await.take() {
                 return Ok(Box::new(first) as BoxStream);
             }
-            let mut streams = self.streams.clone();
             tokio::select! {
-                opened = streams.open_stream(self.peer_id, self.protocol.clone()) => match opened {
-                    Ok(stream) => Ok(Box::new(PeerStream::new(stream, &self.shared)) as BoxStream),
-                    Err(error) => Err(LinkClosed { code: None, reason: error.to_string() }),
-                },
+                opened = open_taken(&self.streams, self.peer_id, &self.protocol, &self.shared) => {
+                    opened.map(|stream| Box::new(stream) as BoxStream)
+                }
                 gone = self.closed() => Err(gone),
             }
         })
@@ -148,7 +182,7 @@ impl Link for PeerLink {
             let mut incoming = self.incoming.lock().await;
             tokio::select! {
                 stream = incoming.recv() => match stream {
-                    Some(stream) => Ok(Box::new(PeerStream::new(stream, &self.shared)) as BoxStream),
+                    Some(stream) => Ok(Box::new(PeerStream::taken(stream, &self.shared)) as BoxStream),
                     None => Err(self.shared.gone()),
                 },
                 gone = self.closed() => Err(gone),
@@ -190,11 +224,40 @@ pub(super) struct PeerStream {
     /// None once it has been given up: then its drop has reset it.
     io: Option<Compat<libp2p::Stream>>,
     shared: Arc<Shared>,
+    word: Word,
+}
+
+/// Whether the other end has been told that its stream was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    Due,
+    Written,
+    /// Or there is nothing to be told.
+    Said,
 }
 
 impl PeerStream {
     pub(super) fn new(stream: libp2p::Stream, shared: &Arc<Shared>) -> Self {
-        Self { io: Some(stream.compat()), shared: shared.clone() }
+        Self { io: Some(stream.compat()), shared: shared.clone(), word: Word::Said }
+    }
+
+    /// One that the other end has opened with [`open_taken`]. It is told with the first use.
+    pub(super) fn taken(stream: libp2p::Stream, shared: &Arc<Shared>) -> Self {
+        Self { word: Word::Due, ..Self::new(stream, shared) }
+    }
+
+    fn poll_word(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.word == Word::Due {
+            if ready!(self.io()?.poll_write(cx, &[TAKEN]))? == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.word = Word::Written;
+        }
+        if self.word == Word::Written {
+            ready!(self.io()?.poll_flush(cx))?;
+            self.word = Word::Said;
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn io(&mut self) -> io::Result<Pin<&mut Compat<libp2p::Stream>>> {
@@ -207,6 +270,7 @@ impl PeerStream {
 
 impl AsyncRead for PeerStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_word(cx))?;
         let before = buf.filled().len();
         let polled = self.io()?.poll_read(cx, buf);
         if buf.filled().len() > before {
@@ -218,12 +282,15 @@ impl AsyncRead for PeerStream {
 
 impl AsyncWrite for PeerStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_word(cx))?;
         self.io()?.poll_write(cx, buf)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_word(cx))?;
         self.io()?.poll_flush(cx)
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_word(cx))?;
         self.io()?.poll_shutdown(cx)
     }
 }

@@ -22,7 +22,7 @@ use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use tokio::sync::watch;
 
 use super::handle::Caller;
-use super::link::{HomeError, PeerStream, RTT_ASSUMED, Shared};
+use super::link::{HomeError, PeerStream, RTT_ASSUMED, Shared, open_taken};
 use super::{AskError, HostHandle, HostStatus, node_id, parsed, peer_id};
 use crate::replica::Replica;
 
@@ -68,9 +68,8 @@ impl RelayLink {
             let connected = self.caller.connect(self.node, self.addresses()).await;
             connected.map_err(|error| failed(error.to_string()))?;
         }
-        let opened = self.streams.clone().open_stream(self.peer, self.protocol.clone()).await;
-        let stream = opened.map_err(|error| failed(error.to_string()))?;
-        Ok(Box::new(PeerStream::new(stream, &self.shared)))
+        let opened = open_taken(&self.streams, self.peer, &self.protocol, &self.shared).await;
+        opened.map(|stream| Box::new(stream) as BoxStream)
     }
 }
 
@@ -140,13 +139,14 @@ impl RelayStreams {
     }
 
     /// The next one, and who has opened it: a node of this federation, which need not be a coordinator. `None` when the host has
-    /// stopped. One that is not taken at once is lost, so nothing may be waited for in between.
+    /// stopped. One that is not taken at once is lost and opened again, so nothing should be waited for in between. Whoever opened it
+    /// waits until it is read or written here.
     pub async fn next(&mut self) -> Option<(NodeId, BoxStream)> {
         loop {
             let (peer, stream) = self.arriving.next().await?;
             // A key of another kind is none of ours.
             let Some(node) = node_id(&peer) else { continue };
-            return Some((node, Box::new(PeerStream::new(stream, &Arc::default()))));
+            return Some((node, Box::new(PeerStream::taken(stream, &Arc::default()))));
         }
     }
 }

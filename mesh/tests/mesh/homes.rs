@@ -45,13 +45,20 @@ async fn streams_go_both_ways_between_a_worker_and_its_home_and_end_with_it() {
         assert_eq!(&five, b"hello");
         // All others are opened by the home.
         for n in 0..3_u8 {
-            let mut down = at_home.open().await.unwrap();
-            down.write_all(&[n; 1000]).await.unwrap();
-            down.shutdown().await.unwrap();
-            let mut up = at_worker.accept().await.unwrap();
-            let mut got = Vec::new();
-            up.read_to_end(&mut got).await.unwrap();
-            assert_eq!(got, [n; 1000]);
+            let ask = async {
+                let mut down = at_home.open().await.unwrap();
+                down.write_all(&[n; 1000]).await.unwrap();
+                down.shutdown().await.unwrap();
+                down
+            };
+            let hear = async {
+                let mut up = at_worker.accept().await.unwrap();
+                let mut got = Vec::new();
+                up.read_to_end(&mut got).await.unwrap();
+                assert_eq!(got, [n; 1000]);
+                up
+            };
+            let (mut down, mut up) = tokio::join!(ask, hear);
             up.write_all(b"done").await.unwrap();
             up.shutdown().await.unwrap();
             let mut back = Vec::new();
@@ -59,11 +66,18 @@ async fn streams_go_both_ways_between_a_worker_and_its_home_and_end_with_it() {
             assert_eq!(back, b"done");
         }
         // A stream that is given up is an error at the other end.
-        let mut down = at_home.open().await.unwrap();
-        down.write_all(b"x").await.unwrap();
-        down.flush().await.unwrap();
-        let mut up = at_worker.accept().await.unwrap();
-        up.read_exact(&mut [0]).await.unwrap();
+        let ask = async {
+            let mut down = at_home.open().await.unwrap();
+            down.write_all(b"x").await.unwrap();
+            down.flush().await.unwrap();
+            down
+        };
+        let hear = async {
+            let mut up = at_worker.accept().await.unwrap();
+            up.read_exact(&mut [0]).await.unwrap();
+            up
+        };
+        let (down, mut up) = tokio::join!(ask, hear);
         drop(down);
         assert!(up.read_exact(&mut [0]).await.is_err());
         // And so is everything when the worker has gone.

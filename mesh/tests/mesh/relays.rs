@@ -21,21 +21,67 @@ async fn a_stream_reaches_a_coordinator_that_is_not_connected_yet_and_its_reset_
     let link = RelayLink::new(&asks.host, &asks.replica, home.node()).unwrap();
     within_patience(async {
         // At once: whether the two are neighbours by now does not matter.
-        let (down, up) = tokio::join!(link.open(), streams.next());
-        let (mut down, (from, mut up)) = (down.unwrap(), up.unwrap());
-        assert_eq!(from, asks.node());
-        down.write_all(b"ask").await.unwrap();
-        down.flush().await.unwrap();
+        let ask = async {
+            let mut down = link.open().await.unwrap();
+            down.write_all(b"ask").await.unwrap();
+            down.flush().await.unwrap();
+            down
+        };
+        let hear = async {
+            let (from, mut up) = streams.next().await.unwrap();
+            assert_eq!(from, asks.node());
+            let mut three = [0; 3];
+            up.read_exact(&mut three).await.unwrap();
+            up.write_all(&three).await.unwrap();
+            up.flush().await.unwrap();
+            up
+        };
+        let (mut down, mut up) = tokio::join!(ask, hear);
         let mut three = [0; 3];
-        up.read_exact(&mut three).await.unwrap();
-        up.write_all(&three).await.unwrap();
-        up.flush().await.unwrap();
         down.read_exact(&mut three).await.unwrap();
         assert_eq!(&three, b"ask");
         drop(down);
         assert!(up.read_exact(&mut [0]).await.is_err(), "it was given up");
     })
     .await;
+}
+
+#[tokio::test]
+async fn of_a_burst_of_streams_none_is_lost() {
+    const ASKERS: usize = 4;
+    const STREAMS: usize = 16;
+    let home = Coordinator::start(&[]).await;
+    let mut streams = RelayStreams::listen(&home.host).unwrap();
+    let mut askers = Vec::new();
+    for _ in 0..ASKERS {
+        askers.push(Coordinator::start(&[&home]).await);
+    }
+    home.until_connected(ASKERS).await;
+    let serving = tokio::spawn(async move {
+        while let Some((_, mut stream)) = streams.next().await {
+            tokio::spawn(async move {
+                // One that was given up for another is no matter.
+                if let Ok(asked) = stream.read_u8().await {
+                    stream.write_u8(asked).await.unwrap();
+                    stream.shutdown().await.unwrap();
+                }
+            });
+        }
+    });
+    let links = askers.iter().map(|asks| RelayLink::new(&asks.host, &asks.replica, home.node()).unwrap());
+    let links: Vec<RelayLink> = links.collect();
+    within_patience(async {
+        let all = links.iter().flat_map(|link| (0..STREAMS).map(move |number| (link, number as u8)));
+        let all = all.map(async |(link, number)| {
+            let mut stream = link.open().await.unwrap();
+            stream.write_u8(number).await.unwrap();
+            stream.flush().await.unwrap();
+            assert_eq!(stream.read_u8().await.unwrap(), number);
+        });
+        futures_util::future::join_all(all).await;
+    })
+    .await;
+    serving.abort();
 }
 
 #[tokio::test]

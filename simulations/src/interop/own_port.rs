@@ -38,9 +38,10 @@ pub(super) fn checks() -> Vec<Check> {
 async fn relay(lab: Arc<Lab>) -> Result<String> {
     let mesh = Mesh::start(&lab, &[], 3, &[]).await?;
     let (kit, own) = (lab.service("kit", Kind::Kit).await?, lab.service("own", Kind::Kit).await?);
-    let both = lab.node(NodeSpec::both("both").offers("own", own.listen, 4), &mesh.entry).await?;
     let worker = lab.node(NodeSpec::worker("worker").offers("kit", kit.listen, CAPACITY), &mesh.entry).await?;
     let home = settled(&worker, None, READY_WITHIN).await?;
+    // Later, so that it is not the home.
+    let both = lab.node(NodeSpec::both("both").offers("own", own.listen, 4), &mesh.entry).await?;
     let other = mesh.coordinators.iter().find(|node| node.id != home).context("no other coordinator")?;
     let door = other.own_port()?;
 
