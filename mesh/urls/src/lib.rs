@@ -100,7 +100,7 @@ mod tests {
     use hedgerow_proto::id::FederationId;
     use hedgerow_proto::key::SecretKey;
     use hedgerow_proto::limits::Limits;
-    use hedgerow_proto::record::{Body, Guest, GuestDetails, Signed, Version};
+    use hedgerow_proto::record::{Body, Guest, GuestDetails, GuestStatus, Signed, Version};
     use hedgerow_proto::registry::Source;
 
     use super::*;
