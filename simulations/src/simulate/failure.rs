@@ -39,9 +39,9 @@ pub(super) fn tell(
     let plan = Plan { incidents: shortest.find() };
     let tries = shortest.tries;
     say(style.bold(format!(
-        "{} of {whole} faults are enough ({tries} more run{}{}):",
+        "{} of {whole} faults are enough ({}{}):",
         plan.incidents.len(),
-        if tries == 1 { "" } else { "s" },
+        report::counted(tries, "more run"),
         if goes_on(shutdown) { "" } else { ", then stopped; it may be shorter" }
     )));
     report::schedule(&plan.incidents).into_iter().for_each(say);

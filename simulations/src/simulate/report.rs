@@ -19,14 +19,15 @@ const INCIDENTS_SHOWN: usize = 40;
 /// Which run it is.
 pub(super) fn title(job: &Job) -> String {
     let layout = &job.layout;
+    let entries =
+        if layout.entries.len() == 1 { "1 entry".to_owned() } else { format!("{} entries", layout.entries.len()) };
     let mut text = format!(
-        "{}, {} level, seed {}: {} entries, {} coordinators, {} workers",
+        "{}, {} level, seed {}: {entries}, {}, {}",
         job.name,
         job.level,
         job.seed,
-        layout.entries.len(),
-        layout.coordinators.len(),
-        layout.workers.len()
+        counted(layout.coordinators.len(), "coordinator"),
+        counted(layout.workers.len(), "worker"),
     );
     for (later, of_what) in
         [(layout.crowd.len(), "more that join in a crowd"), (layout.adversaries.len(), "adversaries")]
@@ -45,10 +46,7 @@ pub(super) fn run(done: &Done, style: Style) -> Vec<String> {
     let speed = virtual_s / cpu_s.max(1e-3);
     let cost = format!(
         "{time} of virtual time with {}; {cpu_s:.1} s of CPU ({speed:.0} × real time), at most {peak_rss_mib:.0} MiB",
-        match plan.incidents.len() {
-            1 => "1 fault".to_owned(),
-            faults => format!("{faults} faults"),
-        }
+        counted(plan.incidents.len(), "fault"),
     );
     let mut lines = match violations.is_empty() {
         true => vec![format!("{} nothing was wrong", style.green("●"))],
@@ -74,10 +72,12 @@ pub(super) fn violation_lines(violations: &[Violation]) -> Vec<String> {
 
 /// How many things were wrong.
 pub(super) fn count(violations: &[Violation]) -> String {
-    match violations.len() {
-        1 => "1 violation".to_owned(),
-        more => format!("{} violations", grouped(more)),
-    }
+    counted(violations.len(), "violation")
+}
+
+/// `1 fault`, `2,000 faults`.
+pub(super) fn counted(count: usize, what: &str) -> String {
+    format!("{} {what}{}", grouped(count), if count == 1 { "" } else { "s" })
 }
 
 /// A fault schedule, one line for each fault.

@@ -55,7 +55,8 @@ pub async fn run(args: RunArgs) -> Result<()> {
     let subject = Subject::find(named, &args.overrides)?;
     let job = args.leaves.traced(Job::new(&subject, args.seed))?;
     if subject.left_out > 0 && !args.leaves.json {
-        say(format!("{} faults of the timeline do not fit into this time and are left out", subject.left_out));
+        let left_out = report::counted(subject.left_out, "fault");
+        say(format!("{left_out} of the timeline left out: no room in this time"));
     }
     on_a_thread(move |shutdown| {
         let engine = super::engine_of(job.level)?;
