@@ -36,7 +36,7 @@ impl Binaries {
         }
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
         if workspace.join("Cargo.toml").exists() {
-            build(workspace, directory)?;
+            build(&workspace.join("Cargo.toml"), &["hedgerow-entry", "hedgerow-node"], directory)?;
         }
         for path in [&found.entry, &found.node] {
             if !path.exists() {
@@ -44,6 +44,33 @@ impl Binaries {
             }
         }
         Ok(found)
+    }
+}
+
+/// `hedgerow-sim-full`, the full level of the simulation: beside this `hedgerow-sim`, or in the target folder of its own workspace,
+/// and built first where there is a checkout. Cargo's progress goes to standard error.
+pub fn full_level(sim: &Path) -> Result<PathBuf> {
+    let directory = sim.parent().context("an executable without a directory")?;
+    let beside = directory.join("hedgerow-sim-full");
+    if is_fresh(&beside) {
+        return Ok(beside);
+    }
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("full");
+    let own = directory.file_name().map(|profile| workspace.join("target").join(profile).join("hedgerow-sim-full"));
+    if let Some(own) = own.filter(|own| is_fresh(own)) {
+        return Ok(own);
+    }
+    let manifest = workspace.join("Cargo.toml");
+    if manifest.exists() {
+        // The profiles of both workspaces are the same, and so are most of the packages.
+        build(&manifest, &["hedgerow-sim-full"], directory)?;
+    }
+    match beside.exists() {
+        true => Ok(beside),
+        false => bail!(
+            "{} is missing, which is the full level; put it there, or build it: cargo build --manifest-path simulations/full/Cargo.toml",
+            beside.display()
+        ),
     }
 }
 
@@ -68,31 +95,22 @@ fn sources_of(dep_info: &str) -> impl Iterator<Item = String> {
         .into_iter()
 }
 
-fn build(workspace: &Path, directory: &Path) -> Result<()> {
+fn build(manifest: &Path, packages: &[&str], directory: &Path) -> Result<()> {
     let profile = match directory.file_name().and_then(|name| name.to_str()) {
         None | Some("debug") => "dev",
         Some(profile) => profile,
     };
     let target = directory.parent().context("an executable outside a target directory")?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
-        .current_dir(workspace)
-        .args([
-            "build",
-            "--package",
-            "hedgerow-entry",
-            "--package",
-            "hedgerow-node",
-            "--profile",
-            profile,
-            "--target-dir",
-        ])
-        .arg(target)
-        .stdin(Stdio::null())
-        .status()
-        .context("cargo is needed to build hedgerow-entry and hedgerow-node")?;
-    if !status.success() {
-        bail!("cargo could not build hedgerow-entry and hedgerow-node");
+    let names = packages.join(" and ");
+    let mut command = Command::new(cargo);
+    command.arg("build").arg("--manifest-path").arg(manifest).args(["--profile", profile, "--target-dir"]).arg(target);
+    for package in packages {
+        command.args(["--package", package]);
+    }
+    let status = command.stdin(Stdio::null()).status();
+    if !status.with_context(|| format!("cargo is needed to build {names}"))?.success() {
+        bail!("cargo could not build {names}");
     }
     Ok(())
 }

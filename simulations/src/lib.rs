@@ -1,4 +1,5 @@
-//! The harness: everything that runs Hedgerow's real binaries as real processes and says what they did.
+//! The harness: everything that runs Hedgerow's real binaries as real processes and says what they did, and the commands of the
+//! simulation in virtual time.
 //!
 //! ```text
 //! process  ─ start, watch, signal, measure one process; nothing outlives the harness
@@ -8,9 +9,8 @@
 //! client   ─ one request, or a load of them, with every failure and its reason
 //! federation ─ entry + nodes + services + agents as processes
 //! demo, interop, bench ─ what a person runs
+//! simulate ─ run, sweep, replay and plot simulations; these are in crates of their own
 //! ```
-//!
-//! The simulation in virtual time comes later and shares nothing with these but the crate.
 
 pub mod agent;
 pub mod bench;
@@ -22,4 +22,5 @@ pub mod guard;
 pub mod interop;
 pub mod process;
 pub mod service;
+pub mod simulate;
 pub mod terminal;

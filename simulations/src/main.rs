@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use hedgerow_process::exit::{Failure, report};
 use hedgerow_process::{cli, logging};
+use hedgerow_sim::simulate::{plot, replay, run as simulation, sweep};
 use hedgerow_sim::{agent, bench, demo, guard, interop, service};
 
-/// Runs Hedgerow's real binaries as real processes, and says what they did.
+/// Runs Hedgerow: simulated in virtual time, or as real processes; and says what it did.
 #[derive(Debug, Parser)]
 #[command(name = "hedgerow-sim", version)]
 struct Arguments {
@@ -19,6 +20,14 @@ struct Arguments {
 enum Command {
     /// A federation on this machine, with traffic, and what becomes of it when things are killed
     Demo(demo::DemoArgs),
+    /// Simulates a scenario once, in virtual time; without one, lists what there is
+    Run(simulation::RunArgs),
+    /// Simulates scenarios with many seeds, on all cores, until something is wrong
+    Sweep(sweep::SweepArgs),
+    /// Runs a simulation that failed once more
+    Replay(replay::ReplayArgs),
+    /// Draws what simulations have left behind, as SVG and PNG
+    Plot(plot::PlotArgs),
     /// Tries what must hold, with real processes and other people's programs
     Interop(interop::InteropArgs),
     /// What a request costs, beside what it costs others
@@ -37,13 +46,21 @@ fn main() -> ExitCode {
     if let Err(failure) = logging::init(logging::LogFormat::Text) {
         return report(Err(failure));
     }
-    report(run(arguments.command).map_err(|error| Failure::runtime(format!("{error:#}"))))
+    report(
+        run(arguments.command).map_err(|error| {
+            error.downcast::<Failure>().unwrap_or_else(|error| Failure::runtime(format!("{error:#}")))
+        }),
+    )
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Guard(args) => guard::run(args),
         Command::Demo(args) => on_runtime(demo::run(args)),
+        Command::Run(args) => on_runtime(simulation::run(args)),
+        Command::Sweep(args) => on_runtime(sweep::run(args)),
+        Command::Replay(args) => on_runtime(replay::run(args)),
+        Command::Plot(args) => plot::run(args),
         Command::Bench(args) => on_runtime(bench::run(args)),
         Command::Interop(args) => on_runtime(interop::run(args)),
         Command::Agent(args) => on_runtime(agent::run(args)),
