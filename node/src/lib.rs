@@ -26,6 +26,7 @@ pub mod membership;
 pub mod mesh;
 pub mod node;
 pub mod patience;
+pub mod platform;
 pub mod pool;
 pub mod probe;
 pub mod registry_view;

@@ -22,6 +22,7 @@ use crate::identity::Identity;
 use crate::membership::{Member, Membership, Profile};
 use crate::mesh::Mesh;
 use crate::mesh::addresses::Reach;
+use crate::platform::Platform;
 use crate::registry_view::RegistryView;
 use crate::services::{LocalService, LocalServices};
 use crate::status::{
@@ -42,6 +43,7 @@ pub struct Node {
     pub drain: watch::Sender<DrainState>,
     /// Where its key is.
     pub data_dir: PathBuf,
+    platform: Platform,
     failures: mpsc::Sender<Failure>,
     started: Instant,
     listen: OnceLock<SocketAddr>,
@@ -67,6 +69,7 @@ impl Node {
             shutdown,
             drain: watch::Sender::new(DrainState::Running),
             data_dir,
+            platform: Platform::system(),
             failures,
             started: Instant::now(),
             listen: OnceLock::new(),
@@ -147,6 +150,7 @@ impl Node {
             services: &self.services,
             drain: &self.drain,
             seed: self.seed(),
+            platform: &self.platform,
             failures: &self.failures,
         }
     }
