@@ -20,6 +20,7 @@ use hedgerow_proto::frame::StreamKind;
 use hedgerow_proto::id::{NodeId, RequestId, ServiceName};
 use hedgerow_proto::record::Guest;
 use hedgerow_tunnel::Tunnel;
+use hedgerow_tunnel::streams::{self, NotOpened};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, RETRY_AFTER};
 use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
@@ -32,8 +33,6 @@ use tracing::debug;
 use crate::clock;
 use crate::routes::{self, Answer};
 use crate::shard::Shard;
-use crate::streams::{self, NotOpened};
-use crate::urls;
 
 /// How long a call waits for a coordinator: agents that are told 503 give up for ever, and their own time-out is 10 s.
 const WAIT_MAX: Duration = Duration::from_secs(8);
@@ -281,7 +280,7 @@ fn corrected(body: Bytes, tunnel_url: &str, policy: &UrlPolicy) -> Bytes {
     if !fields.contains_key("routable") {
         return body;
     }
-    match urls::check(tunnel_url, policy) {
+    match hedgerow_urls::check(tunnel_url, policy) {
         Ok(_) => {
             fields.insert("routable".into(), true.into());
             fields.remove("reason");

@@ -18,11 +18,13 @@ use hedgerow_proto::frame::{Control, Join, Reject, RejectReason, close};
 use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::limits::Limits;
 use hedgerow_proto::record::{Candidacy, NodeRecord, Record, Signed};
-use hedgerow_proto::registry::{GuestView, Registry, Source};
+use hedgerow_proto::registry::{Registry, Source};
 use hedgerow_proto::route::{ServicePolicy, Target};
 use hedgerow_proto::sync::{Session, SyncError};
+use hedgerow_tunnel::relays::Relays;
 use hedgerow_tunnel::sync::SyncReplica;
 use hedgerow_tunnel::{Admission, EntryIdentity, Liveness, Tunnel, TunnelEvent};
+use hedgerow_urls::{self as urls, ByGuest, Guests, Wanted, Way, Ways, WhyNot};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
@@ -30,9 +32,7 @@ use tracing::{debug, info};
 use crate::cidr::Cidr;
 use crate::clock;
 use crate::members::{Arrival, Candidate, Lane, Member, MemberLimits, Members};
-use crate::relays::Relays;
 use crate::snapshot::{Aliases, Snapshot, Sources};
-use crate::urls::{self, ByGuest, Wanted, Way, Ways, WhyNot};
 
 /// The lanes that a node opens, and as many again while it changes them.
 const LANES_PER_NODE_MAX: usize = 2 * hedgerow_tunnel::tuning::LANES_MAX as usize;
@@ -414,42 +414,6 @@ impl Federation {
         self.coordinator_came.notified().await;
     }
 
-    /// The guests that the registry shows, each with where it says that it is.
-    pub(crate) fn guests(&self) -> ByGuest<Wanted> {
-        let state = self.state();
-        let wanted =
-            |view: GuestView<'_>| Wanted { coordinator: view.coordinator, url: view.guest.details.tunnel_url.clone() };
-        urls::guests(&state.registry).into_iter().map(|(id, view)| (id.to_owned(), wanted(view))).collect()
-    }
-
-    /// Ready when the registry has changed since it was asked last, and guests with it perhaps.
-    pub(crate) async fn guests_changed(&self) {
-        self.guests_changed.notified().await;
-    }
-
-    /// Guests have come, or gone: then there is nothing to be said of them.
-    pub(crate) fn ways_changed(&self, changes: ByGuest<Option<Result<Way, WhyNot>>>) {
-        let mut state = self.state();
-        for (worker_id, way) in changes {
-            match way {
-                Some(way) => state.ways.insert(worker_id, way),
-                None => state.ways.remove(&worker_id),
-            };
-        }
-        self.changed(&mut state);
-    }
-
-    /// Whether a guest can be asked, as its probe has just found.
-    pub(crate) fn way_probed(&self, worker_id: &str, way: Result<Way, WhyNot>) {
-        let mut state = self.state();
-        let Some(known) = state.ways.get_mut(worker_id) else { return };
-        let is_news = known.as_ref().err() != way.as_ref().err();
-        *known = way;
-        if is_news {
-            self.changed(&mut state);
-        }
-    }
-
     /// Says to every node that this entry is about to stop.
     pub(crate) fn say_going(&self) {
         self.each_first_lane(|_, tunnel| tunnel.send(Control::Going));
@@ -460,6 +424,29 @@ impl Federation {
             if let Some(lane) = member.lanes().next() {
                 act(&member.record, &lane.connection);
             }
+        }
+    }
+}
+
+impl Guests for Federation {
+    fn guests(&self) -> ByGuest<Wanted> {
+        urls::wanted(&self.state().registry)
+    }
+
+    async fn guests_changed(&self) {
+        self.guests_changed.notified().await;
+    }
+
+    fn ways_changed(&self, changes: ByGuest<Option<Result<Way, WhyNot>>>) {
+        let mut state = self.state();
+        urls::note_changes(&mut state.ways, changes);
+        self.changed(&mut state);
+    }
+
+    fn way_probed(&self, worker_id: &str, way: Result<Way, WhyNot>) {
+        let mut state = self.state();
+        if urls::note_probed(&mut state.ways, worker_id, way) {
+            self.changed(&mut state);
         }
     }
 }

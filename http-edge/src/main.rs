@@ -5,7 +5,7 @@
 //!  clients ──┤ shard 1 ─ …                                    ├─ tunnels  a request is under way)
 //!            └ shard n ─ …                                    ┘     ▲
 //!  nodes ────▶ tunnels (one QUIC endpoint per shard) ──▶ federation: members and their records ──▶ routing snapshot
-//!  agents ◀─── urls: routes to their own addresses, probed and dialled by the first thread ───────────▲
+//!  agents ◀─── hedgerow_urls: routes to their own addresses, probed and dialled by the first thread ──▲
 //! ```
 //!
 //! It keeps nothing on disk but its key: killed and started again, it routes as soon as the first node has dialled.
@@ -23,18 +23,15 @@ mod head_guard;
 mod identity;
 mod members;
 mod metrics;
-mod relays;
 mod routes;
 mod run;
 mod settings;
 mod shard;
 mod snapshot;
 mod sockets;
-mod streams;
 mod sync;
 mod tls;
 mod tunnels;
-mod urls;
 mod values;
 mod views;
 

@@ -11,6 +11,7 @@ use hedgerow_process::ready_file::ReadyFile;
 use hedgerow_process::shutdown::Shutdown;
 use hedgerow_proto::route::AnybodyMayAnswer;
 use hedgerow_tunnel::Open;
+use hedgerow_urls::Dialler;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,7 +28,6 @@ use crate::shard::{self, Common, Line};
 use crate::sockets::{self, Bound, ShardSockets};
 use crate::sync;
 use crate::tls::Certificates;
-use crate::urls::{self, Dialler};
 
 /// How long the threads may take to end once everything is closed: what is left then is cut off.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
@@ -190,7 +190,7 @@ async fn upkeep(common: &Common) -> Infallible {
     let federation = &common.federation;
     let synchronised = sync::keep(federation, common.identity.incarnation);
     // Apart from the seed of the synchronisation, and of every thread.
-    let routed = urls::keep(federation, &common.dialler, !common.identity.incarnation);
+    let routed = hedgerow_urls::keep(federation, &common.dialler, !common.identity.incarnation);
     let told = census::tell(federation);
     let (never, ..) = tokio::join!(certificates, federation.keep_current(), synchronised, routed, told);
     never

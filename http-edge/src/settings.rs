@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hedgerow_contract::Catalogue;
-use hedgerow_contract::url::{HostSuffix, UrlPolicy};
+use hedgerow_contract::url::{HostSuffix, UrlPolicy, UrlPolicyUnclear};
 use hedgerow_http::{AllowOrigin, Cors};
 use hedgerow_process::config;
 use hedgerow_process::exit::Failure;
@@ -185,13 +185,8 @@ fn cors(origins: &[Origin]) -> Cors {
 }
 
 fn urls(suffixes: Vec<HostSuffix>, allow_private: bool) -> Result<UrlPolicy, Failure> {
-    match (suffixes.is_empty(), allow_private) {
-        (true, false) => Ok(UrlPolicy::default()),
-        (true, true) | (false, false) => Ok(UrlPolicy { suffixes, allow_private }),
-        (false, true) => Err(Failure::usage("--url-suffix is given together with --allow-private-urls")
-            .means("the one allows certain hosts, and the other any, so it is not clear what is meant")
-            .advice("leave one of the two away: --allow-private-urls is for trying it out")),
-    }
+    UrlPolicy::of(suffixes, allow_private)
+        .map_err(|error| Failure::usage(error).means(UrlPolicyUnclear::MEANS).advice(UrlPolicyUnclear::ADVICE))
 }
 
 fn default_aliases() -> BTreeMap<ServiceName, ServiceName> {
@@ -202,8 +197,9 @@ fn default_aliases() -> BTreeMap<ServiceName, ServiceName> {
 mod tests {
     use clap::Parser;
 
+    use hedgerow_contract::url::check as check_url;
+
     use super::*;
-    use crate::urls;
 
     fn settings(arguments: &[&str]) -> Result<Settings, Failure> {
         let all = std::iter::once("hedgerow-entry").chain(arguments.iter().copied());
@@ -248,7 +244,7 @@ mod tests {
         let check = |text: &str| Settings::check(config::parse(text, "entry.example.toml".as_ref()).unwrap()).unwrap();
         assert!(check(example).tls.is_some());
         let all = check(&uncommented(example));
-        assert!(urls::check("https://a.agents.example.org", &all.urls).is_ok());
+        assert!(check_url("https://a.agents.example.org", &all.urls).is_ok());
         assert!(all.federation_key.is_some() && all.log_format == LogFormat::Json, "the optional lines were found");
         let unit = include_str!("../../deploy/systemd/hedgerow-entry.service");
         let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
@@ -274,7 +270,7 @@ mod tests {
 
     #[test]
     fn agents_may_be_at_cloudflare_tunnels_unless_something_else_is_said() {
-        let allowed = |arguments: &[&str], url: &str| urls::check(url, &settings(arguments).unwrap().urls).is_ok();
+        let allowed = |arguments: &[&str], url: &str| check_url(url, &settings(arguments).unwrap().urls).is_ok();
         let (tunnel, other, private) =
             ("https://a.trycloudflare.com", "https://a.example.org", "http://127.0.0.1:8000");
         assert!(allowed(&[], tunnel) && allowed(&[], "https://a.cfargotunnel.com"));
@@ -324,7 +320,7 @@ mod tests {
         assert_eq!(settings.tunnel_listen.port(), 3);
         assert_eq!((settings.body_bytes_max, settings.header_bytes_max), (Some(2 << 30), 16384));
         assert_eq!(settings.log_format, LogFormat::Json);
-        assert!(urls::check("https://a.agents.example", &settings.urls).is_ok());
+        assert!(check_url("https://a.agents.example", &settings.urls).is_ok());
         assert_eq!(settings.aliases.len(), 1);
         assert!(settings.trusted_proxies[0].contains("10.1.1.1".parse().unwrap()));
     }

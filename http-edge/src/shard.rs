@@ -14,6 +14,7 @@ use hedgerow_process::exit::Failure;
 use hedgerow_process::shutdown::Shutdown;
 use hedgerow_proto::frame::close;
 use hedgerow_tunnel::{EntryIdentity, quic};
+use hedgerow_urls::Dialler;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{LocalSet, spawn_local};
@@ -28,7 +29,6 @@ use crate::settings::Settings;
 use crate::sockets::{Bound, ShardSockets};
 use crate::tls::Certificates;
 use crate::tunnels::Gatehouse;
-use crate::urls::Dialler;
 
 /// Connections to the admin listener at once: a few scrapes and a person.
 const ADMIN_CONNECTIONS_MAX: usize = 64;

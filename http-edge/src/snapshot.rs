@@ -8,15 +8,14 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use hedgerow_http::{Candidate, Loads, Offer};
 use hedgerow_proto::id::{NodeId, ServiceName};
-use hedgerow_proto::record::{GuestStatus, NodeRecord, ServiceHealth, ServiceOffer, Signed};
+use hedgerow_proto::record::{NodeRecord, ServiceHealth, ServiceOffer, Signed};
 use hedgerow_proto::registry::{Digest, GuestView, Presence, Reach, Registry};
 use hedgerow_proto::route::{ServicePolicy, Target};
 use hedgerow_tunnel::Tunnel;
-use http::HeaderValue;
+use hedgerow_tunnel::relays::Relays;
+use hedgerow_urls::{self as urls, ByGuest, Ways, WhyNot};
 
 use crate::members::{Lane, Member, Members};
-use crate::relays::Relays;
-use crate::urls::{self, ByGuest, SLOTS, Way, Ways, WhyNot};
 
 /// The federation as it was at one moment.
 #[derive(Debug, Default)]
@@ -212,7 +211,7 @@ impl Snapshot {
         }
         relays.keep_only(|worker| relayed.contains(worker));
         for (worker_id, view) in urls::guests(registry) {
-            let way = way_to(&view, ways.get(worker_id));
+            let way = urls::way_to(&view, ways);
             snapshot.see_guest(worker_id, &view, way.as_ref().err().copied());
             let Ok(way) = way else { continue };
             for name in &view.guest.details.services {
@@ -221,9 +220,7 @@ impl Snapshot {
                 if let Some(standing) = snapshot.services.get_mut(name) {
                     standing.not_allowed += usize::from(!may_answer);
                 }
-                let load = loads.of(way.tunnel.node(), name);
-                let candidate = Candidate::new(name, way.tunnel.clone(), SLOTS, load);
-                let candidate = called(worker_id, candidate).at(way.authority.clone(), &way.base);
+                let candidate = way.candidate(name, loads);
                 for routes in &mut routes {
                     let of_guest = routes.guests.entry(worker_id.to_owned()).or_default();
                     of_guest.insert(name.clone(), [candidate.clone()].into());
@@ -369,26 +366,6 @@ impl Snapshot {
             reasons.push(format!("{count} registered and not routable: {why_not}"));
         }
         format!("{alias}known to {} here: {}", nodes(standing.offers), reasons.join(", "))
-    }
-}
-
-/// The way to a guest, if it may be asked now.
-fn way_to<'a>(view: &GuestView<'_>, way: Option<&'a Result<Way, WhyNot>>) -> Result<&'a Way, WhyNot> {
-    let way = way.ok_or(WhyNot::NotProbed)?.as_ref().map_err(|why_not| *why_not)?;
-    if view.presence != Presence::Here {
-        return Err(WhyNot::CoordinatorAway);
-    }
-    if view.guest.details.status != GuestStatus::Healthy {
-        return Err(WhyNot::Degraded);
-    }
-    Ok(way)
-}
-
-/// By the name that an agent has given itself, where that can stand in a header.
-fn called(worker_id: &str, candidate: Candidate) -> Candidate {
-    match HeaderValue::from_str(worker_id) {
-        Ok(name) => candidate.named(name),
-        Err(_) => candidate,
     }
 }
 

@@ -9,13 +9,13 @@ use hedgerow_proto::frame::StreamKind;
 use hedgerow_proto::id::{NodeId, RequestId};
 use hedgerow_proto::sync::{Session, Traffic};
 use hedgerow_tunnel::Tunnel;
+use hedgerow_tunnel::streams::{self, NotOpened};
 use hedgerow_tunnel::sync::{SyncBroken, synchronise};
 use tokio::io::AsyncWriteExt;
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use crate::federation::Federation;
-use crate::streams::{self, NotOpened};
 
 /// How often, within a quarter: equal registries cost a message each way, and this is how long a change may take to come
 /// by itself.

@@ -8,17 +8,22 @@
 //!
 //! Transport, executor, key, clock (by way of the replica) and seed are passed in, so that the simulation runs this code over
 //! its own. Strangers are cut off: the identify exchange names the federation, and who names another one, or none in time, is
-//! disconnected. What a peer may say is [`judge`]'s matter; whom to be connected to, [`neighbours`]'.
+//! disconnected. What a peer may say, whom to be connected to and what to ask of them is [`hedgerow_proto::peering`]'s matter: here
+//! is what carries it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use hedgerow_proto::clock::Time;
 use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::limits::Limits;
 use hedgerow_proto::peer::{Call, PeerResponse};
+use hedgerow_proto::peering::{Complaint, Event, Peering};
+pub use hedgerow_proto::peering::{Objection, Replication};
 pub use libp2p::Multiaddr;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{Boxed, ListenerId};
@@ -26,41 +31,36 @@ use libp2p::core::upgrade::Version;
 use libp2p::identity::{Keypair, PublicKey, ed25519};
 pub use libp2p::multiaddr::Protocol;
 use libp2p::request_response::{OutboundRequestId, ResponseChannel};
-use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{Config, DialError, Executor, SwarmEvent};
-use libp2p::{PeerId, Swarm, Transport, identify, noise, ping, quic, tcp, yamux};
+use libp2p::swarm::{Config, Executor};
+use libp2p::{PeerId, Swarm, Transport, noise, quic, tcp, yamux};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
-use tracing::{debug, info, warn};
+use tokio::time::sleep;
+use tracing::{debug, trace, warn};
 
 use crate::replica::Replica;
 
 mod behaviour;
-mod bucket;
+mod connections;
 mod exchange;
 mod gossip;
 mod handle;
-mod judge;
 mod kademlia;
 pub mod link;
-mod neighbours;
+pub mod relay;
 mod requests;
 
-use behaviour::{Behaviour, BehaviourEvent, Names};
+use behaviour::{Behaviour, Names};
 use handle::Command;
 pub use handle::{AskError, HostHandle};
-pub use judge::Objection;
-use judge::{Fault, Judge};
-use neighbours::Neighbours;
-use requests::{Pending, Sessions};
+use requests::Asker;
 
 /// A connection over which nothing has been going on for so long is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// The loop turns at least this often: gossipsub's heartbeat does not wake it (libp2p-gossipsub 0.50.1 resets its timer
 /// without polling it), so it must be below the heartbeat's interval.
 const TICK: Duration = Duration::from_millis(250);
-/// How often a neighbour is asked what differs, within a quarter. Equal registries cost two short messages.
-const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+/// Streams of one connection at once, each way: those of relays (`relay`), and of what coordinators say to each other.
+const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
 /// Commands that may wait for the host.
 const COMMANDS: usize = 64;
 /// Calls of the existing contract that peers have passed on and that wait for their answer, all peers together.
@@ -115,13 +115,16 @@ pub fn topic(federation: FederationId) -> libp2p::gossipsub::IdentTopic {
 /// The transport of the binaries: QUIC, and TCP with noise and yamux.
 pub fn transport(key: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, HostError> {
     let noise = noise::Config::new(key).map_err(|error| HostError::Setup(error.to_string()))?;
+    let mut yamux = yamux::Config::default();
+    yamux.set_max_num_streams(2 * STREAMS_PER_CONNECTION_MAX as usize);
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
         .upgrade(Version::V1Lazy)
         .authenticate(noise)
-        .multiplex(yamux::Config::default())
+        .multiplex(yamux)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    let quic =
-        quic::tokio::Transport::new(quic::Config::new(key)).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let mut config = quic::Config::new(key);
+    config.max_concurrent_stream_limit = STREAMS_PER_CONNECTION_MAX;
+    let quic = quic::tokio::Transport::new(config).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     Ok(quic.or_transport(tcp).map(|either, _| either.into_inner()).boxed())
 }
 
@@ -132,28 +135,6 @@ pub struct TokioExecutor;
 impl Executor for TokioExecutor {
     fn exec(&self, future: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>) {
         tokio::spawn(future);
-    }
-}
-
-/// By which of the two ways records travel. Both, but in tests that show what each is good for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Replication {
-    /// Gossip hurries, synchronisation converges.
-    #[default]
-    Both,
-    /// Nothing is published, and nothing that others publish is heard.
-    WithoutGossip,
-    /// What gossip loses is lost.
-    WithoutSync,
-}
-
-impl Replication {
-    fn gossips(self) -> bool {
-        self != Self::WithoutGossip
-    }
-
-    fn synchronises(self) -> bool {
-        self != Self::WithoutSync
     }
 }
 
@@ -226,10 +207,12 @@ pub struct HostStatus {
 /// What only a coordinator has.
 struct Registry {
     replica: Replica,
+    peering: Peering,
     calls: mpsc::Sender<IncomingCall>,
-    replication: Replication,
     /// What this node says, for gossip.
-    hurry: broadcast::Receiver<bytes::Bytes>,
+    hurry: broadcast::Receiver<Bytes>,
+    /// Who waits for the end of a synchronisation with a neighbour.
+    synchronising: HashMap<NodeId, Vec<oneshot::Sender<()>>>,
 }
 
 type CallAnswer = futures_util::future::BoxFuture<'static, (ResponseChannel<PeerResponse>, PeerResponse)>;
@@ -243,17 +226,11 @@ pub struct Host {
     registry: Option<Registry>,
     /// The listeners that are not bound yet.
     binding: HashSet<ListenerId>,
-    judge: Judge,
-    neighbours: Neighbours,
-    /// Connected coordinators.
-    friends: BTreeMap<NodeId, PeerId>,
-    pending: HashMap<OutboundRequestId, Pending>,
+    asked: HashMap<OutboundRequestId, Asker>,
     /// Who waits for a connection.
     connecting: HashMap<PeerId, Vec<oneshot::Sender<Result<(), String>>>>,
-    sessions: Sessions,
     calls: FuturesUnordered<CallAnswer>,
     queries: kademlia::Queries,
-    random: fastrand::Rng,
 }
 
 impl Host {
@@ -265,16 +242,17 @@ impl Host {
     ) -> Result<(Self, HostHandle), HostError> {
         let HostConfig { key, federation, limits, part, listen, seed } = config;
         let names = Names::of(federation);
+        let peer = key.public().to_peer_id();
+        let me = node_id(&peer).ok_or_else(|| HostError::Setup("the key is not an Ed25519 key".into()))?;
         let (behaviour, registry) = match part {
             Part::Worker => (Behaviour::worker(&key, &names, &limits), None),
             Part::Coordinator { replica, calls, replication } => {
                 let behaviour = Behaviour::coordinator(&key, &names, &limits, replication, !listen.is_empty())?;
-                let hurry = replica.hurry();
-                (behaviour, Some(Registry { replica, calls, replication, hurry }))
+                let (hurry, synchronising) = (replica.hurry(), HashMap::new());
+                let peering = Peering::new(replica.now(), me, replication, seed);
+                (behaviour, Some(Registry { replica, peering, calls, hurry, synchronising }))
             }
         };
-        let peer = key.public().to_peer_id();
-        let me = node_id(&peer).ok_or_else(|| HostError::Setup("the key is not an Ed25519 key".into()))?;
         let streams = behaviour.streams.new_control();
         let config = Config::with_executor(executor).with_idle_connection_timeout(IDLE_TIMEOUT);
         let mut swarm = Swarm::new(transport, behaviour, peer, config);
@@ -295,15 +273,10 @@ impl Host {
             commands,
             registry,
             binding,
-            judge: Judge::default(),
-            neighbours: Neighbours::new(me),
-            friends: BTreeMap::new(),
-            pending: HashMap::new(),
+            asked: HashMap::new(),
             connecting: HashMap::new(),
-            sessions: Sessions::default(),
             calls: FuturesUnordered::new(),
             queries: kademlia::Queries::default(),
-            random: fastrand::Rng::with_seed(seed),
         };
         Ok((host, handle))
     }
@@ -318,200 +291,95 @@ impl Host {
 
     /// Runs for as long as somebody holds a handle.
     pub async fn run(mut self) {
-        let mut tick = interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut sync = interval_at(Instant::now() + SYNC_INTERVAL.mul_f32(self.random.f32()), SYNC_INTERVAL);
-        sync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            // Not when a timer says so: a flood of events would be there before it each time.
+            let pause = self.handle_timeouts();
             tokio::select! {
                 event = self.swarm.select_next_some() => self.on_event(event),
                 command = self.commands.recv() => match command {
                     Some(command) => self.on_command(command),
                     None => break,
                 },
-                said = said(&mut self.registry) => self.publish(said),
+                said = said(&mut self.registry) => {
+                    self.tell(|peering, _, _| peering.hurry(said));
+                }
                 Some((channel, response)) = self.calls.next(), if !self.calls.is_empty() => self.respond(channel, response),
-                _ = tick.tick() => self.look(),
-                now = sync.tick() => {
-                    let pause = SYNC_INTERVAL.mul_f32(0.75 + 0.5 * self.random.f32());
-                    sync.reset_at(now + pause);
-                    self.synchronise_with_somebody();
+                () = sleep(pause) => {}
+            }
+        }
+        self.tell(|peering, replica, now| peering.stop(now, replica));
+    }
+
+    /// Does what is due; returns how long nothing is, [`TICK`] at most.
+    fn handle_timeouts(&mut self) -> Duration {
+        self.tell(|peering, replica, now| peering.handle_timeout(now, replica));
+        self.look_at_kademlia();
+        let due = self.registry.as_ref().map(|Registry { replica, peering, .. }| {
+            let (at, _) = peering.poll_timeout();
+            at.since(replica.now())
+        });
+        due.map_or(TICK, |due| due.min(TICK))
+    }
+
+    /// Tells the core of something, and does what follows. `None`: this node is a worker, and has none.
+    fn tell<T>(&mut self, tell: impl FnOnce(&mut Peering, &mut Replica, Time) -> T) -> Option<T> {
+        let Registry { replica, peering, .. } = self.registry.as_mut()?;
+        let now = replica.now();
+        let told = tell(peering, replica, now);
+        while let Some(event) = self.registry.as_mut().and_then(|registry| registry.peering.poll_event()) {
+            self.follow(event);
+        }
+        Some(told)
+    }
+
+    fn follow(&mut self, event: Event) {
+        match event {
+            Event::Dial { node, addresses } => {
+                if let Some(peer) = peer_id(node) {
+                    self.dial(peer, parsed(&addresses));
                 }
             }
-        }
-        // Whoever was met is not met any more.
-        for node in std::mem::take(&mut self.friends).into_keys() {
-            self.part(node);
-        }
-    }
-
-    /// What is to be done now and then.
-    fn look(&mut self) {
-        let Some(Registry { replica, .. }) = &self.registry else { return };
-        let now = replica.now();
-        for peer in self.judge.pardoned(now) {
-            self.swarm.behaviour_mut().blocked.unblock_peer(peer);
-        }
-        let known: BTreeMap<NodeId, Vec<Multiaddr>> = replica.read(|registry| {
-            self.judge.forget_strangers(registry);
-            let coordinators = registry.nodes().filter_map(|record| Some((record.writer, record.node()?)));
-            let dialable = coordinators.filter(|(_, node)| node.roles.coordinates() && !node.multiaddrs.is_empty());
-            dialable.map(|(id, node)| (id, parsed(&node.multiaddrs))).collect()
-        });
-        let ids: BTreeSet<NodeId> = known.keys().copied().collect();
-        let connected: BTreeSet<NodeId> = self.friends.keys().copied().collect();
-        for node in self.neighbours.due(now, &ids, &connected) {
-            let addresses = known.get(&node).cloned().unwrap_or_default();
-            self.dial(node, addresses);
-        }
-        self.look_at_kademlia(&known);
-    }
-
-    fn dial(&mut self, node: NodeId, addresses: Vec<Multiaddr>) {
-        let Some(peer) = peer_id(node) else { return };
-        let options =
-            DialOpts::peer_id(peer).addresses(addresses).condition(PeerCondition::DisconnectedAndNotDialing).build();
-        if let Err(error) = self.swarm.dial(options) {
-            self.not_reached(peer, &error);
-        }
-    }
-
-    fn not_reached(&mut self, peer: PeerId, error: &DialError) {
-        debug!(%peer, %error, "cannot be reached");
-        // Another attempt is under way, or has succeeded.
-        if matches!(error, DialError::DialPeerConditionFalse(_)) {
-            return;
-        }
-        self.tell_connecting(peer, &Err(error.to_string()));
-        if let Some(node) = node_id(&peer) {
-            let (now, jitter) = (self.now(), self.random.f32());
-            self.neighbours.missed(now, node, jitter);
-        }
-    }
-
-    /// Tells whoever waits for a connection to this peer. Some may have gone.
-    fn tell_connecting(&mut self, peer: PeerId, outcome: &Result<(), String>) {
-        for waiting in self.connecting.remove(&peer).into_iter().flatten() {
-            let _ = waiting.send(outcome.clone());
-        }
-    }
-
-    fn now(&self) -> hedgerow_proto::clock::Time {
-        self.registry.as_ref().map(|registry| registry.replica.now()).unwrap_or_default()
-    }
-
-    fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
-        match event {
-            SwarmEvent::NewListenAddr { address, listener_id } => {
-                info!(%address, "listening for the mesh");
-                self.binding.remove(&listener_id);
-                self.status.send_modify(|status| {
-                    status.listening.push(address);
-                    status.binding = self.binding.len();
-                });
+            Event::Request { id, to, request } => {
+                if let Some(peer) = peer_id(to) {
+                    self.ask(peer, request, Asker::Core(id));
+                }
             }
-            SwarmEvent::ExpiredListenAddr { address, .. } => {
-                self.status.send_modify(|status| status.listening.retain(|bound| *bound != address));
+            Event::Publish(record) => self.publish(record),
+            Event::Block(node) => {
+                warn!(node = %node.short(), "a peer sends what is not worth having, and is blocked for a while");
+                if let Some(peer) = peer_id(node) {
+                    self.swarm.behaviour_mut().blocked.block_peer(peer);
+                }
             }
-            SwarmEvent::ListenerError { error, .. } => warn!(%error, "a libp2p listener failed"),
-            SwarmEvent::ListenerClosed { reason, .. } => warn!(?reason, "a libp2p listener has closed"),
-            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => self.not_reached(peer, &error),
-            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, cause, .. } => {
-                debug!(peer = %peer_id, cause = cause.map(tracing::field::display), "disconnected");
-                self.gone(peer_id);
+            Event::Unblock(node) => {
+                if let Some(peer) = peer_id(node) {
+                    self.swarm.behaviour_mut().blocked.unblock_peer(peer);
+                }
             }
-            SwarmEvent::Behaviour(event) => self.on_behaviour(event),
-            other => debug!(event = ?other, "libp2p"),
-        }
-    }
-
-    fn on_behaviour(&mut self, event: BehaviourEvent) {
-        match event {
-            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
-                self.identified(peer_id, &info)
+            // Dropping the senders tells them.
+            Event::SynchronisationEnded(node) => {
+                if let Some(registry) = &mut self.registry {
+                    registry.synchronising.remove(&node);
+                }
             }
-            BehaviourEvent::Identify(identify::Event::Error { peer_id, error, .. }) => {
-                debug!(peer = %peer_id, %error, "does not say who it is");
-                // An error says that it has gone already.
-                let _ = self.swarm.disconnect_peer_id(peer_id);
+            Event::Complaint(node, Complaint::Objection(objection)) => {
+                trace!(node = %node.short(), %objection, "a record of a peer is not taken");
             }
-            // One that does not speak the protocol is no dead one.
-            BehaviourEvent::Ping(ping::Event { result: Err(ping::Failure::Unsupported), .. }) => {}
-            BehaviourEvent::Ping(ping::Event { peer, connection, result: Err(error) }) => {
-                debug!(%peer, %error, "does not answer pings");
-                self.swarm.close_connection(connection);
+            Event::Complaint(node, complaint) => {
+                debug!(node = %node.short(), %complaint, "what a peer sends is not taken");
             }
-            BehaviourEvent::Gossip(event) => self.on_gossip(event),
-            BehaviourEvent::Peers(event) => self.on_request_response(event),
-            BehaviourEvent::Kad(event) => self.on_kademlia(event),
-            _ => {}
-        }
-    }
-
-    /// A peer has said who it is.
-    fn identified(&mut self, peer: PeerId, info: &identify::Info) {
-        if info.protocol_version != self.names.identify() {
-            debug!(%peer, said = info.protocol_version, "not of this federation");
-            let _ = self.swarm.disconnect_peer_id(peer);
-            return;
-        }
-        self.status.send_if_modified(|status| status.peers.insert(peer));
-        self.tell_connecting(peer, &Ok(()));
-        let coordinates = info.protocols.contains(&self.names.peer());
-        let Some(node) = node_id(&peer).filter(|_| coordinates && self.registry.is_some()) else { return };
-        self.neighbours.reached(&node);
-        if self.friends.insert(node, peer).is_none() {
-            debug!(node = %node.short(), "a coordinator is connected");
-            if let Some(registry) = &self.registry {
-                registry.replica.meet(node);
-            }
-            self.status.send_modify(|status| _ = status.coordinators.insert(node));
-            self.introduce(peer);
-        }
-    }
-
-    fn gone(&mut self, peer: PeerId) {
-        self.judge.gone(&peer);
-        self.tell_connecting(peer, &Err("the connection was closed".into()));
-        self.sessions.gone(&peer);
-        self.status.send_if_modified(|status| status.peers.remove(&peer));
-        if let Some(node) = node_id(&peer)
-            && self.friends.remove(&node).is_some()
-        {
-            debug!(node = %node.short(), "a coordinator is disconnected");
-            self.part(node);
-            self.status.send_modify(|status| _ = status.coordinators.remove(&node));
-        } else if let Some(node) = node_id(&peer) {
-            // It was reached, and was none, or did not say so.
-            let (now, jitter) = (self.now(), self.random.f32());
-            self.neighbours.missed(now, node, jitter);
-        }
-    }
-
-    fn part(&self, node: NodeId) {
-        if let Some(registry) = &self.registry {
-            registry.replica.part(node);
-        }
-    }
-
-    /// A peer has done something that it should not have.
-    fn fault(&mut self, peer: PeerId, fault: Fault) {
-        let now = self.now();
-        if self.judge.fault(now, peer, fault) {
-            warn!(%peer, "a peer sends what is not worth having, and is blocked for a while");
-            self.swarm.behaviour_mut().blocked.block_peer(peer);
         }
     }
 }
 
 /// What the node says next that others should know soon; never, if it holds no registry.
-async fn said(registry: &mut Option<Registry>) -> bytes::Bytes {
-    let Some(Registry { hurry, replication, .. }) = registry else { return std::future::pending().await };
+async fn said(registry: &mut Option<Registry>) -> Bytes {
+    let Some(Registry { hurry, .. }) = registry else { return std::future::pending().await };
     loop {
         match hurry.recv().await {
-            Ok(record) if *replication != Replication::WithoutGossip => return record,
+            Ok(record) => return record,
             // What does not fit is synchronised.
-            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Lagged(_)) => {}
             Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
         }
     }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use hedgerow_contract::url::HostSuffix;
 use hedgerow_process::logging::LogFormat;
 use hedgerow_proto::id::NodeId;
 use serde::Deserialize;
@@ -56,7 +57,7 @@ pub struct JoinArgs {
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Also serve this node's own services on this address, for this machine or its LAN; port 0 takes any. At a coordinator
-    /// also the workers at home there, and agents of the older contract
+    /// also all workers that coordinators reach, and agents of the older contract
     /// [env: HEDGEROW_LISTEN, or PORT with HOST] [default: not at all]
     #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address)]
     pub listen: Option<SocketAddr>,
@@ -77,6 +78,14 @@ pub struct JoinArgs {
     /// [env: HEDGEROW_WORKER_TIMEOUT, or WORKER_TIMEOUT_SECONDS in seconds] [default: 10min]
     #[arg(long, value_name = "TIME")]
     pub worker_timeout: Option<Span>,
+    /// A coordinator answers for agents with a URL of their own at these hosts: all under `.NAME`, or `NAME` and all under it. May be
+    /// given several times [env: HEDGEROW_URL_SUFFIX, separated by commas] [default: .trycloudflare.com and .cfargotunnel.com]
+    #[arg(long, value_name = "SUFFIX")]
+    pub url_suffix: Vec<HostSuffix>,
+    /// Let agents have any URL, http too, at private and loopback addresses too: for trying it out. A stranger who can register
+    /// could so have this coordinator ask whatever it can reach [env: HEDGEROW_ALLOW_PRIVATE_URLS, true or false]
+    #[arg(long)]
+    pub allow_private_urls: bool,
     /// Where the node is, in your own words, shown to others; up to 64 bytes [env: HEDGEROW_LOCATION or LOCATION]
     #[arg(long, value_name = "TEXT")]
     pub location: Option<String>,

@@ -1,9 +1,9 @@
-//! The node's own port: the routes of an entry, for the services of this node alone, for this machine or its LAN.
+//! The node's own port: the routes of an entry, for this machine or its LAN. Of a node they lead to its own services; of a
+//! coordinator to all workers and agents as well that it knows a way to.
 //!
-//! Requests take the same way as those from an entry, over a tunnel in memory: so slots are counted in one place, and a
-//! draining node refuses here as it does there.
+//! Requests to its own services take the same way as those from an entry, over a tunnel in memory: so slots are counted in one
+//! place, and a draining node refuses here as it does there.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -11,18 +11,16 @@ use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use hedgerow_contract::{Catalogue, RECORDS_HEADER};
+use hedgerow_contract::RECORDS_HEADER;
 use hedgerow_http::{
-    Candidate, Cors, Directory, ForwardConfig, Forwarder, Loads, Offer, Peer, Problem, ResponseBody, Scheme, Stats,
-    is_routed, request_id,
+    Cors, ForwardConfig, Forwarder, Peer, Problem, ResponseBody, Scheme, Stats, is_routed, request_id,
 };
 use hedgerow_process::exit::Failure;
 use hedgerow_proto::frame::Hello;
-use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
+use hedgerow_proto::id::FederationId;
 use hedgerow_proto::limits::Limits;
 use hedgerow_proto::own::Voice;
-use hedgerow_proto::record::{Body, ServiceHealth, ServiceOffer};
-use hedgerow_proto::route::Target;
+use hedgerow_proto::record::{Body, ServiceHealth};
 use hedgerow_tunnel::{DialConfig, Open, Tunnel, TunnelEvent, memory, serve_over, welcome};
 use http::header::ORIGIN;
 use http::{Method, Request, Response, StatusCode};
@@ -34,13 +32,22 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{LocalSet, spawn_local};
 use tracing::{debug, error};
 
+use crate::elsewhere::Outward;
 use crate::membership::tunnel_config;
 use crate::node::Node;
+
+mod directory;
+
+use directory::Reachable;
 
 /// Connections at once: a household, not the world.
 const CONNECTIONS_MAX: usize = 512;
 /// How long a client may take to say what it wants.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// Idle streams kept for one tunnel, and for how long: those to workers at home elsewhere share what two coordinators carry between
+/// them.
+const IDLE_STREAMS_MAX: usize = 32;
+const IDLE_STREAM_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause after the system would give no connection, for want of file descriptors mostly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -59,10 +66,11 @@ pub fn bind(address: SocketAddr) -> Result<std::net::TcpListener, Failure> {
 }
 
 /// Serves the port on a thread of its own until the process ends.
-pub fn serve(listener: std::net::TcpListener, node: &Arc<Node>) -> Result<(), Failure> {
+pub fn serve(listener: std::net::TcpListener, node: &Arc<Node>, outward: Arc<Outward>) -> Result<(), Failure> {
     // Nobody else is in this federation: what the node signs for it counts nowhere but on this port.
     let federation = FederationId::of_key(&node.identity.key().id());
-    let lan = Lan { config: config(node, federation)?, federation, node: Arc::downgrade(node), seed: node.seed() };
+    let (config, seed) = (config(node, federation)?, node.seed());
+    let lan = Lan { config, federation, node: Arc::downgrade(node), outward, seed };
     let failed = |error: io::Error| Failure::runtime(format!("cannot serve on --listen: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let thread = std::thread::Builder::new().name("lan".into()).spawn(move || {
@@ -89,6 +97,7 @@ struct Lan {
     config: DialConfig,
     federation: FederationId,
     node: Weak<Node>,
+    outward: Arc<Outward>,
     seed: u64,
 }
 
@@ -97,9 +106,13 @@ impl Lan {
         let listener = TcpListener::from_std(listener)?;
         let tunnel = self.tunnel().await?;
         let Some(node) = self.node.upgrade() else { return Ok(()) };
-        let directory = OwnServices::new(&node, &tunnel);
-        let forwarder =
-            Forwarder::new(Arc::new(ForwardConfig::default()), directory, Arc::new(Stats::default()), self.seed);
+        let directory = Reachable::new(&node, &tunnel, self.outward.clone());
+        let config = ForwardConfig {
+            idle_streams_max: IDLE_STREAMS_MAX,
+            idle_stream_timeout: IDLE_STREAM_TIMEOUT,
+            ..ForwardConfig::default()
+        };
+        let forwarder = Forwarder::new(Arc::new(config), directory, Arc::new(Stats::default()), self.seed);
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let Ok(permit) = room.clone().acquire_owned().await else { return Ok(()) };
@@ -139,11 +152,7 @@ impl Lan {
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    from: SocketAddr,
-    forwarder: Forwarder<OwnServices>,
-) -> Result<(), hyper::Error> {
+async fn connection(stream: TcpStream, from: SocketAddr, forwarder: Forwarder<Reachable>) -> Result<(), hyper::Error> {
     let peer = Rc::new(Peer::client(from.ip(), Scheme::Http));
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "a connection keeps its delay");
@@ -160,7 +169,7 @@ async fn connection(
         .await
 }
 
-async fn answer(forwarder: &Forwarder<OwnServices>, peer: &Peer, request: Request<Incoming>) -> Response<ResponseBody> {
+async fn answer(forwarder: &Forwarder<Reachable>, peer: &Peer, request: Request<Incoming>) -> Response<ResponseBody> {
     if is_routed(request.uri().path()) {
         return forwarder.forward(request, peer).await;
     }
@@ -168,9 +177,9 @@ async fn answer(forwarder: &Forwarder<OwnServices>, peer: &Peer, request: Reques
     if let Some(answer) = cors.preflight(request.method(), request.headers()) {
         return answer;
     }
-    let request = match forwarder.directory().node.contract() {
-        // An entry reaches every worker; this port only those of this node and those at home here.
-        Some(contract) => match contract.answer_http(request, "http", forwarder.directory().node.entry_url()).await {
+    let request = match forwarder.directory().node().contract() {
+        // An entry reaches every worker, also those with no home and from wherever one asks.
+        Some(contract) => match contract.answer_http(request, "http", forwarder.directory().node().entry_url()).await {
             Ok(mut response) => {
                 // Between a coordinator and an entry alone.
                 response.headers_mut().remove(RECORDS_HEADER);
@@ -181,12 +190,12 @@ async fn answer(forwarder: &Forwarder<OwnServices>, peer: &Peer, request: Reques
         },
         None => request,
     };
-    let mut random = fastrand::Rng::with_seed(forwarder.directory().node.seed());
+    let mut random = fastrand::Rng::with_seed(forwarder.directory().node().seed());
     let (id, _) = request_id(request.headers(), &mut random);
     let refused = |problem: Problem| problem.request_id(String::from_utf8_lossy(id.as_bytes())).into_response();
     let mut response = match (request.uri().path(), request.method()) {
-        ("/health", &Method::GET | &Method::HEAD) => forwarder.directory().health(),
-        ("/mesh/registry", &Method::GET | &Method::HEAD) => forwarder.directory().registry(),
+        ("/health", &Method::GET | &Method::HEAD) => health(forwarder.directory().node()),
+        ("/mesh/registry", &Method::GET | &Method::HEAD) => registry(forwarder.directory().node()),
         ("/health" | "/mesh/registry", _) => {
             let detail = "it can be read and nothing else";
             let problem =
@@ -194,7 +203,7 @@ async fn answer(forwarder: &Forwarder<OwnServices>, peer: &Peer, request: Reques
             refused(problem.allow("GET, HEAD"))
         }
         _ => {
-            let detail = "a node serves /service/NAME/… for its own services, /health and /mesh/registry";
+            let detail = "a node serves /service/NAME/…, /worker/ID/NAME/…, /health and /mesh/registry";
             refused(Problem::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail))
         }
     };
@@ -202,84 +211,21 @@ async fn answer(forwarder: &Forwarder<OwnServices>, peer: &Peer, request: Reques
     response
 }
 
-/// This node's services, as the forwarding sees them.
-struct OwnServices {
-    node: Arc<Node>,
-    offers: Vec<(ServiceName, Offer)>,
-    loads: Loads,
-    tunnel: Tunnel,
+/// The contract's answer to "is it alive": this node stands for itself, so it knows of no coordinators.
+fn health(node: &Node) -> Response<ResponseBody> {
+    let up = node.services.iter().filter(|service| service.health().state == ServiceHealth::Up).count();
+    let all = node.services.iter().count();
+    let body = serde_json::json!({
+        "status": "healthy",
+        "coordinators": 0,
+        "message": format!("node {} with {up} of {all} services up", node.identity.key().id().short()),
+    });
+    json(body.to_string())
 }
 
-impl OwnServices {
-    fn new(node: &Arc<Node>, tunnel: &Tunnel) -> Self {
-        let loads = Loads::default();
-        let offers = node.services.iter().map(|service| {
-            let name = service.spec.name.clone();
-            let load = loads.of(tunnel.node(), &name);
-            let candidate = Candidate::new(&name, tunnel.clone(), service.spec.capacity, load);
-            (name.clone(), Offer { service: name, candidates: Arc::new([candidate]) })
-        });
-        let offers = offers.collect();
-        Self { offers, loads, node: node.clone(), tunnel: tunnel.clone() }
-    }
-
-    /// The workers that are at home here and offer the service: of a coordinator's own port they are to be had too.
-    fn held(&self, name: &str, wanted: Option<NodeId>) -> Vec<Candidate> {
-        let Ok(name) = ServiceName::new(name) else { return Vec::new() };
-        let meshes = self.node.meshes();
-        let held = meshes.iter().filter(|mesh| mesh.roles().coordinates()).flat_map(|mesh| {
-            let tunnels = mesh.workers.all().into_iter();
-            let tunnels = tunnels.filter(|tunnel| wanted.is_none_or(|node| node == tunnel.node()));
-            let name = &name;
-            tunnels.filter_map(move |tunnel| {
-                let offers = |offer: &&ServiceOffer| offer.name == *name && offer.health == ServiceHealth::Up;
-                let capacity = mesh.replica.read(|registry| {
-                    let node = registry.node(&tunnel.node())?.node()?;
-                    Some(node.services.iter().find(offers)?.capacity)
-                })?;
-                Some(Candidate::new(name, tunnel.clone(), capacity, self.loads.of(tunnel.node(), name)))
-            })
-        });
-        held.collect()
-    }
-
-    /// Who can be asked for the service of this very name.
-    fn offer(&self, name: &str, wanted: Option<NodeId>) -> Option<Offer> {
-        let mine = wanted.is_none_or(|node| node == self.tunnel.node());
-        let offer = self.offers.iter().find(|(offered, _)| offered.as_str() == name);
-        let mine = offer.filter(|_| mine && self.is_up(name)).map(|(_, offer)| offer.clone());
-        let held = self.held(name, wanted);
-        match (mine, held.is_empty()) {
-            (mine, true) => mine,
-            (None, false) => Some(Offer { service: ServiceName::new(name).ok()?, candidates: held.into() }),
-            (Some(mine), false) => {
-                let candidates = mine.candidates.iter().cloned().chain(held).collect();
-                Some(Offer { service: mine.service, candidates })
-            }
-        }
-    }
-
-    fn is_up(&self, name: &str) -> bool {
-        let mut services = self.node.services.iter();
-        services.any(|service| service.spec.name.as_str() == name && service.health().state == ServiceHealth::Up)
-    }
-
-    /// The contract's answer to "is it alive": this node stands for itself, so it knows of no coordinators.
-    fn health(&self) -> Response<ResponseBody> {
-        let up = self.node.services.iter().filter(|service| service.health().state == ServiceHealth::Up).count();
-        let all = self.node.services.iter().count();
-        let body = serde_json::json!({
-            "status": "healthy",
-            "coordinators": 0,
-            "message": format!("node {} with {up} of {all} services up", self.tunnel.node().short()),
-        });
-        json(body.to_string())
-    }
-
-    fn registry(&self) -> Response<ResponseBody> {
-        // Our own types of numbers, texts and lists: there is nothing to fail.
-        json(serde_json::to_string(&self.node.registry()).expect("plain data always serialises"))
-    }
+fn registry(node: &Node) -> Response<ResponseBody> {
+    // Our own types of numbers, texts and lists: there is nothing to fail.
+    json(serde_json::to_string(&node.registry()).expect("plain data always serialises"))
 }
 
 fn json(text: String) -> Response<ResponseBody> {
@@ -287,32 +233,4 @@ fn json(text: String) -> Response<ResponseBody> {
     let kind = http::HeaderValue::from_static("application/json");
     response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
     response
-}
-
-impl Directory for OwnServices {
-    fn find(&self, target: &Target<'_>) -> Option<Offer> {
-        let wanted: Option<NodeId> = match target {
-            Target::Service { .. } => None,
-            Target::Node { node, .. } => Some(*node),
-            Target::Worker { worker, .. } => Some(worker.parse().ok()?),
-        };
-        let name = target.service();
-        // As at an entry: an alias holds wherever a service is named, and a service of the name itself comes first.
-        self.offer(name, wanted).or_else(|| self.offer(aliases().get(name)?.as_str(), wanted))
-    }
-
-    fn known(&self, target: &Target<'_>) -> String {
-        let is = |name: &str| self.offers.iter().any(|(offered, _)| offered.as_str() == name);
-        let name = target.service();
-        if is(name) || aliases().get(name).is_some_and(|meant| is(meant.as_str())) {
-            "this node offers it, and it is down at the moment".into()
-        } else {
-            "this port serves this node's own services alone, and it offers none of that name".into()
-        }
-    }
-}
-
-/// Other names of services, for this port: those that every federation begins with. An entry's own are its operator's.
-fn aliases() -> &'static BTreeMap<ServiceName, ServiceName> {
-    Catalogue::built_in().aliases()
 }

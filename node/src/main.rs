@@ -14,7 +14,11 @@ fn main() -> ExitCode {
     report(match cli::parse::<Cli>().command {
         Command::Join(args) => Settings::resolve(*args, &Environment::PROCESS).and_then(|settings| {
             logging::init(settings.log_format)?;
-            runtime()?.block_on(run::join(settings))
+            let runtime = runtime()?;
+            let outcome = runtime.block_on(run::join(settings));
+            // Without waiting for lookups of agents' hosts: the resolver may take its time.
+            runtime.shutdown_background();
+            outcome
         }),
         Command::Status(args) => runtime().and_then(|runtime| runtime.block_on(status(args))),
         Command::Leave(args) => runtime().and_then(|runtime| runtime.block_on(leave(args))),

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hedgerow_contract::DeskConfig;
+use hedgerow_contract::url::UrlPolicy;
 use hedgerow_mesh::host::Multiaddr;
-use hedgerow_mesh::replica::{Replica, ReplicaConfig, ReplicaError};
+use hedgerow_mesh::replica::{Replica, ReplicaConfig, ReplicaError, SpeakError};
 use hedgerow_process::exit::Failure;
 use hedgerow_proto::id::FederationId;
 use hedgerow_proto::limits::Limits;
@@ -19,6 +20,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tracing::{debug, error, info};
 
 use crate::contract::Contract;
+use crate::elsewhere::{Elsewhere, Outward};
 use crate::identity::Identity;
 use crate::mesh::addresses::Reach;
 use crate::mesh::{Mesh, MeshConfig};
@@ -54,6 +56,8 @@ pub struct Profile {
     pub heartbeat_timeout: Duration,
     /// And is forgotten after so long.
     pub worker_timeout: Duration,
+    /// Which URLs it may have.
+    pub urls: UrlPolicy,
 }
 
 impl Profile {
@@ -94,6 +98,8 @@ pub struct Member<'a> {
     pub platform: &'a Platform,
     /// Told when the membership cannot go on.
     pub failures: &'a mpsc::Sender<Failure>,
+    /// For asking others on behalf of clients of the node's own port, if it has one.
+    pub outward: Option<&'a Arc<Outward>>,
 }
 
 /// The node's part in one federation.
@@ -104,6 +110,8 @@ pub struct Membership {
     pub mesh: Arc<Mesh>,
     /// What it answers agents of the existing contract.
     pub contract: Arc<Contract>,
+    /// Whom else the node's own port reaches, if there is such a port.
+    pub elsewhere: Option<Arc<Elsewhere>>,
     config: DialConfig,
     stop: watch::Sender<bool>,
     replicating: JoinHandle<()>,
@@ -144,6 +152,7 @@ impl Membership {
         let desk = DeskConfig {
             heartbeat_timeout: profile.heartbeat_timeout,
             worker_timeout: profile.worker_timeout,
+            url_policy: profile.urls.clone(),
             ..DeskConfig::default()
         };
         let contract = Contract::new(mesh.clone(), (*services).clone(), desk, member.seed);
@@ -167,6 +176,11 @@ impl Membership {
         running.spawn(listen(mesh.clone(), told, config.census.subscribe()));
         running.spawn(contract.clone().run());
         running.spawn(contract.clone().answer_neighbours(calls));
+        let elsewhere = member.outward.map(|outward| Elsewhere::new(mesh.clone(), outward.clone()));
+        if let Some(elsewhere) = &elsewhere {
+            // Apart from the other seeds.
+            running.spawn(elsewhere.clone().keep(!member.seed));
+        }
         let (fails, failures) = (replica.clone(), (*failures).clone());
         running.spawn(async move {
             let error = fails.failed().await;
@@ -178,7 +192,7 @@ impl Membership {
             // The sender goes with the node: then it is time to stop as well.
             runs.run(async { drop(stopped.wait_for(|stop| *stop).await) }).await;
         });
-        Ok(Self { replica, mesh, contract, config, stop, replicating, _running: running })
+        Ok(Self { replica, mesh, contract, elsewhere, config, stop, replicating, _running: running })
     }
 
     /// What the tunnels to this federation's entries share. One of these is at this address.
@@ -320,7 +334,9 @@ fn listen_to_namesakes(replica: &Replica) -> mpsc::Sender<Vec<u8>> {
 fn cannot_go_on(error: &ReplicaError) -> Failure {
     let failure = Failure::runtime(error).means("the node stops: what it says would not count, or not be its own");
     match error {
-        ReplicaError::KeyInUse(_) => failure.advice("stop the other process, or give one of the two a new --data-dir"),
+        ReplicaError::Speak(SpeakError::KeyInUse(_)) => {
+            failure.advice("stop the other process, or give one of the two a new --data-dir")
+        }
         _ => failure.advice("look at the data directory: is its disk full, or read-only?"),
     }
 }

@@ -11,11 +11,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hedgerow_mesh::host::link::Homes;
+use hedgerow_mesh::host::relay::RelayStreams;
 use hedgerow_mesh::host::{HostConfig, HostError, HostHandle, HostStatus, IncomingCall, Multiaddr, Part, keypair};
 use hedgerow_mesh::replica::Replica;
 use hedgerow_process::exit::Failure;
 use hedgerow_proto::clock::Time;
+use hedgerow_proto::election::{Election, Move};
 use hedgerow_proto::frame::Census;
+use hedgerow_proto::home::seeker::moves_before;
 use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
 use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::limits::Limits;
@@ -30,13 +33,12 @@ use crate::platform::SpawnHost;
 use crate::settings::MeshListen;
 
 pub mod addresses;
-pub mod election;
 pub mod hints;
 pub mod home;
+mod relays;
 pub mod workers;
 
 use addresses::{Reach, worth_telling};
-use election::{Election, Move};
 use hints::Hints;
 use home::Seeker;
 use workers::Workers;
@@ -47,7 +49,7 @@ const LISTEN_BY_DEFAULT: [&str; 2] = ["/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.
 const CALLS: usize = 64;
 /// How often a node looks whether it should become a coordinator, or step down.
 const ELECTION_INTERVAL: Duration = Duration::from_secs(1);
-/// How long changes are gathered before workers and Kademlia are told of them.
+/// How long changes are gathered before Kademlia is told of them.
 const TELL_AFTER: Duration = Duration::from_secs(1);
 /// How long a host may take to stop, so that its port is free again.
 const STOPS_WITHIN: Duration = Duration::from_secs(5);
@@ -222,7 +224,7 @@ impl Mesh {
     /// A host that cannot listen where its operator has said is a failure of the node.
     pub async fn run(self: Arc<Self>, config: DialConfig, say: Arc<Say>, failures: mpsc::Sender<Failure>) {
         let mut roles = self.roles.subscribe();
-        let mut moves = self.replica.epoch() << MOVES_BITS;
+        let mut moves = moves_before(self.replica.epoch());
         loop {
             let role = *roles.borrow_and_update();
             let host = match self.spawn_host(role) {
@@ -299,7 +301,7 @@ impl Mesh {
     async fn be(&self, role: Roles, host: &HostHandle, config: &DialConfig, say: &Say, moves: &mut u64) {
         if !role.coordinates() {
             let seeker = Seeker {
-                me: self.replica.node(),
+                replica: &self.replica,
                 federation: self.federation,
                 config: config.clone(),
                 hints: &self.hints,
@@ -310,28 +312,25 @@ impl Mesh {
                 },
                 moves,
                 attached: &self.attached,
-                random: fastrand::Rng::with_seed(self.seed()),
+                seed: self.seed(),
             };
             return seeker.keep(host).await;
         }
         self.home.send_if_modified(|home| home.take().is_some());
-        let Ok(homes) = Homes::listen(host) else { return };
-        tokio::join!(self.workers.take_in(homes), self.tell(host));
+        let (Ok(homes), Ok(streams)) = (Homes::listen(host), RelayStreams::listen(host)) else { return };
+        let passing_on = relays::serve(streams, &self.replica, &config.services, &config.drain);
+        tokio::join!(self.workers.take_in(homes), self.workers.keep_time(), passing_on, self.tell(host));
     }
 
-    /// Tells workers of coordinators and Kademlia of services, when either has changed.
+    /// Tells Kademlia of services, when they have changed.
     async fn tell(&self, host: &HostHandle) {
         let mut changes = self.replica.changes();
         changes.mark_changed();
-        let (mut coordinators, mut services) = (Vec::new(), Vec::new());
+        let mut services = Vec::new();
         while changes.changed().await.is_ok() {
             sleep(TELL_AFTER).await;
             changes.mark_unchanged();
-            let (now_here, now_offered) = self.replica.read(|registry| (dialable(registry), offered(registry)));
-            if coordinators != now_here {
-                coordinators = now_here;
-                self.workers.tell_all();
-            }
+            let now_offered = self.replica.read(offered);
             if services != now_offered {
                 services.clone_from(&now_offered);
                 host.provide(now_offered).await;
@@ -390,13 +389,6 @@ impl Mesh {
             }
         }
     }
-}
-
-/// A worker's moves are counted above those of its earlier runs: the epoch is the higher part of the count.
-const MOVES_BITS: u32 = 20;
-
-fn dialable(registry: &Registry) -> Vec<(NodeId, Vec<String>)> {
-    registry.coordinators().map(|view| (view.record.writer, view.node.multiaddrs.clone())).collect()
 }
 
 /// The services for which this coordinator knows a worker that can be reached from here.

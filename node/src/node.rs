@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::contract::Contract;
 use crate::control;
+use crate::elsewhere::{Elsewhere, Outward};
 use crate::entries::{Entries, EntryState, EntryView};
 use crate::identity::Identity;
 use crate::membership::{Member, Membership, Profile};
@@ -48,6 +49,7 @@ pub struct Node {
     started: Instant,
     listen: OnceLock<SocketAddr>,
     entries: OnceLock<Arc<Entries>>,
+    outward: OnceLock<Arc<Outward>>,
     memberships: Mutex<HashMap<FederationId, Membership>>,
     progress: watch::Sender<Option<LeaveProgress>>,
     random: Mutex<fastrand::Rng>,
@@ -74,6 +76,7 @@ impl Node {
             started: Instant::now(),
             listen: OnceLock::new(),
             entries: OnceLock::new(),
+            outward: OnceLock::new(),
             memberships: Mutex::default(),
             progress: watch::Sender::new(None),
             // For jitter, not for secrets: the incarnation is random, so this is too.
@@ -91,6 +94,17 @@ impl Node {
     /// Notes its entries; once.
     pub fn set_entries(&self, entries: Arc<Entries>) {
         let _ = self.entries.set(entries);
+    }
+
+    /// From now on clients of its own port reach others too, while it is a coordinator; once, before it has entries.
+    pub fn set_outward(&self, outward: Arc<Outward>) {
+        let _ = self.outward.set(outward);
+    }
+
+    /// Whom its own port reaches beside this node and those at home here.
+    pub fn elsewhere(&self) -> Vec<Arc<Elsewhere>> {
+        let memberships = self.memberships.lock().unwrap_or_else(PoisonError::into_inner);
+        memberships.values().filter_map(|membership| membership.elsewhere.clone()).collect()
     }
 
     /// Where it serves on the LAN.
@@ -152,6 +166,7 @@ impl Node {
             seed: self.seed(),
             platform: &self.platform,
             failures: &self.failures,
+            outward: self.outward.get(),
         }
     }
 

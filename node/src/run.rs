@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hedgerow_contract::url::UrlPolicy;
+use hedgerow_http::Loads;
 use hedgerow_process::exit::Failure;
 use hedgerow_process::ready_file::ReadyFile;
 use hedgerow_process::shutdown::Shutdown;
@@ -10,13 +12,15 @@ use hedgerow_proto::id::FederationId;
 use hedgerow_proto::limits::Limits;
 use hedgerow_proto::own::Voice;
 use hedgerow_proto::record::Body;
+use hedgerow_urls::Dialler;
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::bootstrap::Bootstrap;
 use crate::control::Control;
+use crate::elsewhere::Outward;
 use crate::entries::Entries;
 use crate::hardware;
 use crate::identity::Identity;
@@ -84,6 +88,7 @@ pub async fn join(settings: Settings) -> Result<(), Failure> {
         mesh_listen: settings.mesh_listen.clone(),
         heartbeat_timeout: settings.heartbeat_timeout,
         worker_timeout: settings.worker_timeout,
+        urls: settings.urls.clone(),
     };
     check_record(&identity, &profile, &services)?;
     let (failures, mut failed) = mpsc::channel(1);
@@ -96,7 +101,7 @@ pub async fn join(settings: Settings) -> Result<(), Failure> {
     });
     look_after_services(&node).await;
     if let Some(listener) = lan {
-        open_to_lan(&node, listener)?;
+        open_to_lan(&node, listener, settings.urls)?;
     }
     let config_for = {
         let node = Arc::downgrade(&node);
@@ -122,11 +127,16 @@ pub async fn join(settings: Settings) -> Result<(), Failure> {
     outcome
 }
 
-fn open_to_lan(node: &Arc<Node>, listener: std::net::TcpListener) -> Result<(), Failure> {
+fn open_to_lan(node: &Arc<Node>, listener: std::net::TcpListener, urls: UrlPolicy) -> Result<(), Failure> {
     let address =
         listener.local_addr().map_err(|error| Failure::runtime(format!("cannot serve on --listen: {error}")))?;
     node.set_listen(address);
-    lan::serve(listener, node)?;
+    let dialler = Dialler::new(urls)
+        .map_err(|error| Failure::runtime(format!("cannot set up TLS with agents: {error}")))
+        .map(Arc::new)?;
+    let outward = Arc::new(Outward { dialler, loads: Loads::default() });
+    node.set_outward(outward.clone());
+    lan::serve(listener, node, outward)?;
     info!("this node's own services are at http://{address}/service/NAME/");
     Ok(())
 }
@@ -159,6 +169,11 @@ fn greet(settings: &Settings, node: &Node) {
     if settings.services.is_empty() {
         info!(
             "no service is named: the node is a coordinator and offers nothing; --service NAME=http://127.0.0.1:PORT makes it a worker"
+        );
+    }
+    if settings.urls.allow_private {
+        warn!(
+            "--allow-private-urls: agents may have this node ask whatever it can reach, when it is a coordinator; for trying it out"
         );
     }
     for name in &settings.ignored_variables {

@@ -11,17 +11,20 @@ use hedgerow_proto::frame::{Preface, Refusal, ServiceConnection, StreamKind, Whe
 use hedgerow_proto::id::ServiceName;
 use hedgerow_proto::record::{ServiceHealth, ServiceOffer};
 use hedgerow_tunnel::link::BoxFuture;
-use hedgerow_tunnel::{BoxIo, OpenService, Services, Slot};
+use hedgerow_tunnel::slots::{Granted, Slots};
+use hedgerow_tunnel::{BoxIo, OpenService, Services};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use crate::platform::{Connect, Tcp};
-use crate::pool::Pool;
 use crate::service_spec::ServiceSpec;
 
 /// How long a connection to a service on this machine or its LAN may take to come up.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a connection is kept idle. Below what common servers allow (Node and uvicorn close after 5 s), so that it is
+/// seldom they who close, just as a request is on its way.
+const KEPT_FOR: Duration = Duration::from_secs(4);
 /// How long a request waits for the slot of a health probe that it has called off.
 const PROBE_GIVES_WAY_WITHIN: Duration = Duration::from_millis(500);
 
@@ -35,7 +38,7 @@ pub struct LocalServices {
 pub struct LocalService {
     /// What the operator said of it.
     pub spec: ServiceSpec,
-    pool: Pool,
+    slots: Arc<Slots>,
     health: watch::Sender<Health>,
     connects: Box<dyn Connect>,
     probe: ProbeSlot,
@@ -132,7 +135,7 @@ impl LocalServices {
         loop {
             tick.tick().await;
             for service in self.iter() {
-                service.pool.sweep();
+                service.slots.sweep();
             }
         }
     }
@@ -141,7 +144,7 @@ impl LocalServices {
 impl LocalService {
     fn new(spec: ServiceSpec, connects: Box<dyn Connect>) -> Self {
         Self {
-            pool: Pool::new(spec.capacity),
+            slots: Slots::new(spec.capacity, KEPT_FOR),
             health: watch::Sender::new(Health { state: ServiceHealth::Down, since: Instant::now(), error: None }),
             spec,
             connects,
@@ -158,7 +161,7 @@ impl LocalService {
 
     /// Slots taken now.
     pub fn in_use(&self) -> u32 {
-        self.pool.used()
+        self.slots.used()
     }
 
     /// What it has done.
@@ -181,15 +184,15 @@ impl LocalService {
         })
     }
 
-    async fn open(self: &Arc<Self>, preface: &Preface) -> Result<OpenService, Refusal> {
+    async fn open(&self, preface: &Preface) -> Result<OpenService, Refusal> {
         let reuse = preface.kind == StreamKind::Http && preface.connection == ServiceConnection::MayReuse;
         let Some(granted) = self.take(reuse, preface.when_full).await else {
             self.counts.refused_full.fetch_add(1, Ordering::Relaxed);
             return Err(Refusal::Full);
         };
         // From here on the slot goes back whatever happens, also when the entry gives up while we connect.
-        let slot = Box::new(Taken { service: self.clone(), gives_back: true });
-        let (io, reused): (BoxIo, bool) = match granted {
+        let slot = granted.slot;
+        let (io, reused): (BoxIo, bool) = match granted.kept {
             Some(kept) => (kept, true),
             None => match self.connect().await {
                 Ok(stream) => (stream, false),
@@ -206,9 +209,9 @@ impl LocalService {
     }
 
     /// A slot, and perhaps a kept connection. A health probe that holds the last slot gives way.
-    async fn take(&self, reuse: bool, when_full: WhenFull) -> Option<Option<BoxIo>> {
-        if let Ok(granted) = self.pool.take(reuse) {
-            return Some(granted.kept);
+    async fn take(&self, reuse: bool, when_full: WhenFull) -> Option<Granted> {
+        if let Ok(granted) = self.slots.take(reuse) {
+            return Some(granted);
         }
         let freed = self.probe.freed.notified();
         tokio::pin!(freed);
@@ -219,29 +222,30 @@ impl LocalService {
         }
         let granted = match when_full {
             // The probe's slot goes to the line like any other.
-            WhenFull::Wait => self.pool.take_in_line(reuse, WhenFull::IN_LINE_MAX).await,
+            WhenFull::Wait => self.slots.take_in_line(reuse, WhenFull::IN_LINE_MAX).await,
             WhenFull::Refuse if probed => {
                 timeout(PROBE_GIVES_WAY_WITHIN, freed).await.ok()?;
-                self.pool.take(reuse)
+                self.slots.take(reuse)
             }
             WhenFull::Refuse => return None,
         };
-        granted.ok().map(|granted| granted.kept)
+        granted.ok()
     }
 
     /// Runs a health probe in a slot of its own. `None`: no slot was free, or a request needed it.
     pub(crate) async fn probe_in_slot<T>(&self, probe: impl Future<Output = T>) -> Option<T> {
-        struct Held<'a>(&'a LocalService);
+        struct Held<'a>(&'a LocalService, Option<Granted>);
         impl Drop for Held<'_> {
             fn drop(&mut self) {
-                self.0.pool.free();
+                // In this order: whoever hears of it finds the slot.
+                drop(self.1.take());
                 self.0.probe.held.store(false, Ordering::Release);
                 self.0.probe.freed.notify_waiters();
             }
         }
-        self.pool.take(false).ok()?;
+        let granted = self.slots.take(false).ok()?;
         self.probe.held.store(true, Ordering::Release);
-        let _held = Held(self);
+        let _held = Held(self, Some(granted));
         tokio::select! {
             outcome = probe => Some(outcome),
             () = self.probe.call_off.notified() => None,
@@ -258,26 +262,5 @@ impl Services for LocalServices {
             let service = preface.service.as_ref().and_then(|name| self.services.get(name));
             service.ok_or(Refusal::UnknownService)?.open(preface).await
         })
-    }
-}
-
-/// One slot of a service, taken.
-struct Taken {
-    service: Arc<LocalService>,
-    gives_back: bool,
-}
-
-impl Slot for Taken {
-    fn keep(mut self: Box<Self>, io: BoxIo) {
-        self.gives_back = false;
-        self.service.pool.keep(io);
-    }
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        if self.gives_back {
-            self.service.pool.free();
-        }
     }
 }

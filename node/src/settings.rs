@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use hedgerow_contract::url::{HostSuffix, UrlPolicy};
 use hedgerow_process::config::{self, ConfigError};
 use hedgerow_process::exit::Failure;
 use hedgerow_process::logging::LogFormat;
@@ -20,10 +21,12 @@ use crate::service_spec::{ServiceSpec, ServiceSpecError};
 
 mod mesh_listen;
 mod timeouts;
+mod urls;
 
 pub use mesh_listen::{MeshAddress, MeshListen};
 pub use timeouts::Span;
 use timeouts::{Said, Timeouts};
+use urls::Switch;
 
 /// What the node runs with. Every part has been checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,6 +57,8 @@ pub struct Settings {
     /// When an agent of the existing contract has been silent for so long, its coordinator forgets it. Never shorter than
     /// the heartbeat timeout.
     pub worker_timeout: Duration,
+    /// Which URLs agents of the existing contract may have.
+    pub urls: UrlPolicy,
     /// Where the node is, in its operator's words.
     pub location: String,
     /// Where to say that it is ready.
@@ -77,6 +82,8 @@ pub struct File {
     worker_type: Option<WorkerTypeChoice>,
     heartbeat_timeout: Option<Text<Span>>,
     worker_timeout: Option<Text<Span>>,
+    url_suffix: OneOrMany<HostSuffix>,
+    allow_private_urls: Option<bool>,
     location: Option<String>,
     entry_key: OneOrMany<NodeId>,
     entry_ca: Option<PathBuf>,
@@ -251,6 +258,15 @@ impl Settings {
                 worker: file.worker_timeout.map(|text| text.0),
             },
         ])?;
+        let urls = urls::policy(
+            first_of([args.url_suffix, environment.list(&["HEDGEROW_URL_SUFFIX"])?, file.url_suffix.0]),
+            args.allow_private_urls
+                || environment
+                    .value::<Switch>(&["HEDGEROW_ALLOW_PRIVATE_URLS"])?
+                    .map(|switch| switch.0)
+                    .or(file.allow_private_urls)
+                    .unwrap_or_default(),
+        )?;
         Ok(Self {
             entries: at_least_one(unique(entries))?,
             entry_keys: first_of([args.entry_keys, environment.list(&["HEDGEROW_ENTRY_KEY"])?, file.entry_key.0]),
@@ -274,6 +290,7 @@ impl Settings {
                 .unwrap_or_default(),
             heartbeat_timeout: timeouts.heartbeat,
             worker_timeout: timeouts.worker,
+            urls,
             location: location(
                 args.location
                     .or_else(|| environment.text(&["HEDGEROW_LOCATION", "LOCATION"]).map(|(_, text)| text))

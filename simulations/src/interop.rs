@@ -31,6 +31,7 @@ mod hostile;
 mod https;
 mod keys;
 mod mesh;
+mod own_port;
 pub(crate) mod peers;
 mod raw;
 mod retries;
@@ -136,6 +137,7 @@ pub fn checks() -> Vec<Check> {
         url_guard::checks(),
         mesh::checks(),
         homes::checks(),
+        own_port::checks(),
         keys::checks(),
         election::checks(),
     ];

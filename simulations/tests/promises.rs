@@ -75,6 +75,7 @@ promises! {
     a_coordinator_that_has_lost_its_registry_is_back_in_seconds: "mesh-wiped",
     workers_whose_home_is_killed_have_another_one: "mesh-home",
     a_worker_is_reached_by_way_of_its_home: "mesh-relay",
+    a_coordinators_own_port_reaches_workers_at_home_elsewhere: "own-port-relay",
     of_two_processes_with_one_key_one_stops: "mesh-clone",
     three_of_four_nodes_become_coordinators: "mesh-election",
 }

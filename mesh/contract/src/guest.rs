@@ -118,7 +118,7 @@ pub(crate) fn is_refused(c: char) -> bool {
 }
 
 /// Why no requests come to an agent by its URL, in words for the answer to its registration.
-pub(crate) fn not_routable(why: &NotRoutable) -> String {
+pub(crate) fn not_routable(why: NotRoutable) -> String {
     format!("registered, but no requests are sent to it: {why}")
 }
 

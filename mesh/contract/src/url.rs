@@ -32,6 +32,29 @@ impl Default for UrlPolicy {
     }
 }
 
+/// Two things said of which URLs may be routes that do not go together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("--url-suffix is given together with --allow-private-urls")]
+pub struct UrlPolicyUnclear;
+
+impl UrlPolicyUnclear {
+    /// What it means, for whoever gave them.
+    pub const MEANS: &str = "the one allows certain hosts, and the other any, so it is not clear what is meant";
+    /// What to do about it.
+    pub const ADVICE: &str = "leave one of the two away: --allow-private-urls is for trying it out";
+}
+
+impl UrlPolicy {
+    /// What an operator has said: nothing is the default.
+    pub fn of(suffixes: Vec<HostSuffix>, allow_private: bool) -> Result<Self, UrlPolicyUnclear> {
+        match (suffixes.is_empty(), allow_private) {
+            (true, false) => Ok(Self::default()),
+            (false, true) => Err(UrlPolicyUnclear),
+            (true, true) | (false, false) => Ok(Self { suffixes, allow_private }),
+        }
+    }
+}
+
 /// The end of host names: `.example.org` is every name under it, `example.org` is the name itself too. ASCII, in any case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostSuffix {
@@ -117,35 +140,34 @@ impl UrlTarget {
     }
 }
 
-/// Why a URL is no route. What it displays is for the operator of the agent, and repeats nothing of the URL.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// Why a URL is no route. The texts continue a sentence about an agent, and anybody may read them: they repeat nothing of the URL,
+/// and name none of the suffixes that an operator has allowed, each of which can be one volunteer's host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
 pub enum NotRoutable {
-    /// There is none.
-    #[error("the worker has no tunnel_url")]
+    /// There is none: agents without a tunnel send an empty one.
+    #[error("it has no URL")]
     None,
     /// It is too long to be one.
-    #[error("its tunnel_url is longer than {URL_BYTES_MAX} bytes")]
+    #[error("its URL is longer than {URL_BYTES_MAX} bytes")]
     TooLong,
     /// It is no URL.
-    #[error("its tunnel_url is no URL: {0}")]
+    #[error("its URL cannot be read as one: {0}")]
     Form(&'static str),
     /// Plain http, or something else.
-    #[error("its tunnel_url does not begin with https://")]
+    #[error("its URL is not https")]
     NotHttps,
     /// A user name, a query or a fragment.
-    #[error("its tunnel_url has {0}, which a service's address does not")]
+    #[error("its URL has {0}, which has no place in it")]
     Extra(&'static str),
     /// An address in the place of a name.
-    #[error(
-        "the host of its tunnel_url is an address, not a name: requests go only to names that the operator of the entry allows"
-    )]
+    #[error("its URL's host is an address, which is under none of the suffixes that can be allowed")]
     Address,
     /// A host that the policy does not have.
-    #[error("the host of its tunnel_url is none that the operator of the entry allows: {allowed}")]
-    Suffix {
-        /// What is allowed. A suffix can be one volunteer's host: who tells everybody leaves this out.
-        allowed: String,
-    },
+    #[error(
+        "its URL's host is under none of the suffixes that are allowed here (--url-suffix; if nothing is said, .trycloudflare.com \
+         and .cfargotunnel.com)"
+    )]
+    Suffix,
 }
 
 /// Checks what an agent gave as its URL.
@@ -177,7 +199,7 @@ pub fn check(tunnel_url: &str, policy: &UrlPolicy) -> Result<UrlTarget, NotRouta
             return Err(NotRoutable::Address);
         }
         if !policy.suffixes.iter().any(|suffix| suffix.covers(&host)) {
-            return Err(NotRoutable::Suffix { allowed: allowed(&policy.suffixes) });
+            return Err(NotRoutable::Suffix);
         }
     }
     Ok(UrlTarget { scheme, host, port, path_prefix: path_prefix(path)? })
@@ -249,17 +271,6 @@ fn ends_in_number(host: &str) -> bool {
     let last = host.rsplit('.').next().unwrap_or_default();
     let hexadecimal = last.strip_prefix("0x").is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
     hexadecimal || (!last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit()))
-}
-
-fn allowed(suffixes: &[HostSuffix]) -> String {
-    const SHOWN: usize = 8;
-    let mut shown: Vec<String> = suffixes.iter().take(SHOWN).map(HostSuffix::to_string).collect();
-    match suffixes.len() {
-        0 => shown.push("none at all".into()),
-        all if all > SHOWN => shown.push("…".into()),
-        _ => {}
-    }
-    shown.join(", ")
 }
 
 #[cfg(test)]

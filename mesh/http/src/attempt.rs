@@ -2,10 +2,10 @@
 //! there is none.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use bytes::Bytes;
-use hedgerow_proto::frame::{Preface, Refusal, ServiceConnection, StreamKind, WhenFull};
+use hedgerow_proto::attempts::{Ring, Upload, Waiting};
+use hedgerow_proto::frame::{Preface, Refusal, StreamKind};
 use hedgerow_proto::retry::{Failure, Repeat};
 use hedgerow_tunnel::{Breakage, Exchange, Verdict};
 use http::header::{CONNECTION, UPGRADE};
@@ -33,19 +33,6 @@ pub(crate) enum Miss {
     Client(ForwardError),
 }
 
-/// What the timer of an attempt is about.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Until the node is suspected.
-    Patience,
-    /// Until it is given up.
-    Accept,
-    /// It has accepted: until the client has sent all, or for too long nothing behind so many bytes.
-    Upload { behind: Option<u64> },
-    /// The service has all of it: until it is given up.
-    Answer,
-}
-
 fn is_event_stream(headers: &HeaderMap) -> bool {
     let kind = headers.get(http::header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     kind.get(..17).is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
@@ -58,7 +45,6 @@ impl<D: Directory> Inner<D> {
         job: &mut Job<'_>,
         offer: &Offer,
         candidate: &Candidate,
-        connection: ServiceConnection,
     ) -> Result<Response<ResponseBody>, Miss> {
         let kind = if job.upgrade.is_some() { StreamKind::Upgrade } else { StreamKind::Http };
         let preface = Preface {
@@ -67,8 +53,8 @@ impl<D: Directory> Inner<D> {
             service: Some(offer.service.clone()),
             request: job.request_id,
             hops: 0,
-            connection,
-            when_full: job.when_full,
+            connection: job.course.connection(),
+            when_full: job.course.when_full(),
         };
         let started = now();
         let mut pooled = kind == StreamKind::Http;
@@ -126,7 +112,7 @@ impl<D: Directory> Inner<D> {
 
     async fn open(&self, candidate: &Candidate, kind: StreamKind) -> Result<Connection, Miss> {
         bump(&self.stats.streams_opened);
-        let patience = self.config.accept_patience + candidate.tunnel.rtt();
+        let patience = self.config.attempts.accept_patience + candidate.tunnel.rtt();
         match tokio::time::timeout(patience, candidate.tunnel.open()).await {
             Ok(Ok(stream)) => Connection::new(stream, kind).await.map_err(|_| Miss::Node(Failure::NotSent)),
             Ok(Err(_)) => Err(Miss::Node(Failure::NotSent)),
@@ -147,15 +133,9 @@ impl<D: Directory> Inner<D> {
         let Some(exchange) = active.exchange() else { return Err(Miss::Node(Failure::NotSent)) };
         // Only the body's further reading hangs on the verdict; for all else it is looked at when there is a reason.
         let mut verdict_wanted = !job.upload.is_empty();
-        // The timer's first ring looks too: until then nobody needs to be woken.
-        let mut watching = false;
-        let mut phase = Phase::Patience;
+        let (mut waiting, rings_after) = Waiting::begin(&job.course, candidate.tunnel.rtt());
         let suspected = candidate.tunnel.suspected();
-        let in_line = match job.when_full {
-            WhenFull::Refuse => Duration::ZERO,
-            WhenFull::Wait => WhenFull::IN_LINE_MAX,
-        };
-        let timer = sleep(self.config.accept_patience + candidate.tunnel.rtt() + in_line);
+        let timer = sleep(rings_after);
         tokio::pin!(answer, suspected, timer);
         loop {
             tokio::select! {
@@ -175,48 +155,27 @@ impl<D: Directory> Inner<D> {
                         job.upload.accepted();
                     }
                 }
-                () = &mut suspected, if watching => {
-                    if self.elsewhere(job, offer, candidate) {
-                        return Err(Miss::Node(Failure::Suspected));
+                () = &mut suspected, if waiting.is_watching() => {
+                    if let Some(failure) = waiting.suspected(self.elsewhere(job, offer, candidate)) {
+                        return Err(Miss::Node(failure));
                     }
-                    // Nowhere to go: the node may come back, and answer.
-                    watching = false;
                 }
                 () = &mut timer => {
                     let accepted = exchange.verdict_now() == Some(Verdict::Accepted);
-                    let next = match phase {
-                        _ if accepted && matches!(phase, Phase::Patience | Phase::Accept) => {
-                            watching = job.attempts.repeat() == Repeat::Idempotent;
-                            phase = Phase::Upload { behind: job.upload.waits_behind() };
-                            // Looks again at once whether there is anything to wait for.
-                            if job.upload.is_sent() { Duration::ZERO } else { self.config.body_idle_timeout }
-                        }
-                        Phase::Patience => {
+                    let upload = Upload { is_sent: job.upload.is_sent(), waits_behind: job.upload.waits_behind() };
+                    let after = match waiting.rings(accepted, upload) {
+                        Ring::Again(after) => after,
+                        Ring::Silent => {
                             candidate.tunnel.suspect();
-                            if self.elsewhere(job, offer, candidate) {
-                                return Err(Miss::Node(Failure::Unaccepted));
-                            }
-                            phase = Phase::Accept;
-                            self.config.accept_timeout
+                            waiting.unaccepted(self.elsewhere(job, offer, candidate)).map_err(Miss::Node)?
                         }
-                        Phase::Accept => return Err(Miss::Node(Failure::Unaccepted)),
-                        Phase::Upload { .. } if job.upload.is_sent() => {
-                            phase = Phase::Answer;
-                            self.config.answer_timeout
+                        Ring::Failed(failure) => return Err(Miss::Node(failure)),
+                        Ring::Stalled => {
+                            let waited = self.config.attempts.body_idle_timeout;
+                            return Err(Miss::Client(ForwardError::BodyStalled { waited }));
                         }
-                        // As long as the client sends, or the service does not take what it sends, there is no hurry.
-                        Phase::Upload { behind } => {
-                            let waited = self.config.body_idle_timeout;
-                            let now_behind = job.upload.waits_behind();
-                            if now_behind.is_some() && now_behind == behind {
-                                return Err(Miss::Client(ForwardError::BodyStalled { waited }));
-                            }
-                            phase = Phase::Upload { behind: now_behind };
-                            waited
-                        }
-                        Phase::Answer => return Err(Miss::Node(Failure::TimedOut)),
                     };
-                    timer.as_mut().reset(Instant::now() + next);
+                    timer.as_mut().reset(Instant::now() + after);
                 }
             }
         }
@@ -258,7 +217,7 @@ impl<D: Directory> Inner<D> {
         }
         // Mostly it is one chunk, for which nothing is allocated.
         let (mut first, mut more): (Option<Bytes>, VecDeque<Bytes>) = (None, VecDeque::new());
-        let mut watching = job.attempts.repeat() == Repeat::Idempotent;
+        let mut watching = job.course.attempts().repeat() == Repeat::Idempotent;
         let suspected = candidate.tunnel.suspected();
         tokio::pin!(suspected);
         while !body.is_end_stream() {

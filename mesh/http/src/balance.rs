@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use hedgerow_proto::attempts::Candidates;
 use hedgerow_proto::id::{NodeId, ServiceName};
-use hedgerow_proto::retry::Attempts;
 use hedgerow_proto::route::{Contender, Field, PeakEwma, Standing, Target};
 use hedgerow_tunnel::{Liveness, Tunnel};
 use http::HeaderValue;
@@ -208,25 +208,25 @@ fn the_one<K: Eq + Hash, T>(known: &mut HashMap<K, Weak<T>>, key: K, new: impl F
     })
 }
 
-/// The candidates of one request as the balancing sees them.
-pub(crate) struct Running<'a> {
+/// The candidates of one request, as they are at one moment.
+pub(crate) struct Standings<'a> {
     pub(crate) candidates: &'a [Candidate],
-    pub(crate) attempts: &'a Attempts,
     pub(crate) now: Duration,
 }
 
-impl Field for Running<'_> {
+impl Field for Standings<'_> {
     fn len(&self) -> usize {
         self.candidates.len()
     }
 
     fn contender(&self, index: usize) -> Contender {
-        let candidate = &self.candidates[index];
-        let mut contender = candidate.contender(self.now);
-        if self.attempts.excludes(&candidate.node) {
-            contender.standing = Standing::Out;
-        }
-        contender
+        self.candidates[index].contender(self.now)
+    }
+}
+
+impl Candidates for Standings<'_> {
+    fn node(&self, index: usize) -> NodeId {
+        self.candidates[index].node
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use hedgerow_proto::clock::Time;
 use tokio::time::Instant;
 
 static ORIGIN: OnceLock<Instant> = OnceLock::new();
@@ -11,4 +12,9 @@ static ORIGIN: OnceLock<Instant> = OnceLock::new();
 pub fn now() -> Duration {
     let origin = *ORIGIN.get_or_init(Instant::now);
     Instant::now().saturating_duration_since(origin)
+}
+
+/// The same moment, as the state machines want to be told it.
+pub(crate) fn time() -> Time {
+    Time::from_origin(now())
 }

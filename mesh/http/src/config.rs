@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use hedgerow_proto::retry::RetryLimits;
+use hedgerow_proto::attempts::AttemptLimits;
 use http::HeaderValue;
 
 use crate::cors::Cors;
@@ -15,13 +15,8 @@ pub struct ForwardConfig {
     /// every local service answers, those that guard against DNS rebinding included. What the client asked for
     /// stands in `X-Forwarded-Host`.
     pub service_host: HeaderValue,
-    /// Beyond one round trip, how long a node may take to ACCEPT before its tunnel is suspected and an idempotent
-    /// request goes elsewhere. Connecting to a local service takes microseconds: 300 ms is a node that is not there.
-    pub accept_patience: Duration,
-    /// How long to wait for ACCEPT when there is nowhere else to go: a laptop that slept a moment answers within it.
-    pub accept_timeout: Duration,
-    /// How long a service may take until its answer begins. Models take minutes to load and to answer.
-    pub answer_timeout: Duration,
+    /// Times and bounds of one request's attempts; [`AttemptLimits::queued_max`] is for this thread.
+    pub attempts: AttemptLimits,
     /// How much of a request's body is kept to be sent again, in bytes, and read before ACCEPT.
     pub replay_bytes_max: usize,
     /// Answers with a `Content-Length` up to this are held until they are whole, in bytes, so that a break within
@@ -30,16 +25,6 @@ pub struct ForwardConfig {
     /// The longest request body in bytes; longer ones are answered 413. `None`: no limit, since nothing here
     /// buffers them.
     pub body_bytes_max: Option<u64>,
-    /// How long a client may send nothing of a body that it has announced, while a service waits for it: it holds one of
-    /// the service's slots.
-    pub body_idle_timeout: Duration,
-    /// How long a request may wait while all nodes are full. A model that answers one at a time in under a second
-    /// so serves a few callers at once without one seeing an error.
-    pub queue_timeout: Duration,
-    /// How many requests may wait so, on this thread: each holds its client's connection.
-    pub queued_max: usize,
-    /// Waiting requests look again after up to this long (the first time much sooner), and when one ends at this process.
-    pub queue_backoff_max: Duration,
     /// Idle streams kept for one tunnel, on this thread: as many as may be busy at once, since each beyond it is opened and thrown
     /// away for a single request.
     pub idle_streams_max: usize,
@@ -47,8 +32,6 @@ pub struct ForwardConfig {
     pub idle_stream_timeout: Duration,
     /// After one side of an upgraded connection has ended, how long the other may go on.
     pub upgrade_linger: Duration,
-    /// Bounds of one request's attempts.
-    pub retry: RetryLimits,
     /// What browsers of other origins may do.
     pub cors: Cors,
 }
@@ -57,20 +40,13 @@ impl Default for ForwardConfig {
     fn default() -> Self {
         Self {
             service_host: HeaderValue::from_static("localhost"),
-            accept_patience: Duration::from_millis(300),
-            accept_timeout: Duration::from_secs(10),
-            answer_timeout: Duration::from_secs(600),
+            attempts: AttemptLimits::PRODUCTION,
             replay_bytes_max: 1024 * 1024,
             held_answer_bytes_max: 64 * 1024,
             body_bytes_max: None,
-            body_idle_timeout: Duration::from_secs(60),
-            queue_timeout: Duration::from_secs(2),
-            queued_max: 1024,
-            queue_backoff_max: Duration::from_millis(100),
             idle_streams_max: 256,
             idle_stream_timeout: Duration::from_secs(60),
             upgrade_linger: Duration::from_secs(10),
-            retry: RetryLimits::PRODUCTION,
             cors: Cors::default(),
         }
     }

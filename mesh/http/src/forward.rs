@@ -1,5 +1,5 @@
-//! One request's way: pick a node, send, wait for the verdict and the answer, and either pass it on or try again as the
-//! retry rule says.
+//! One request's way: send it to the node that [`hedgerow_proto::attempts`] names, wait for the verdict and the answer, and
+//! either pass it on or do what is said there.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use hedgerow_proto::frame::{Refusal, ServiceConnection, WhenFull};
+use hedgerow_proto::attempts::{Course, End, Next, Then};
 use hedgerow_proto::id::RequestId;
-use hedgerow_proto::retry::{self, Attempts, Decision, Failure, Outcome, Repeat, RetryBudget};
-use hedgerow_proto::route::{self, BalancingPolicy, Pick, PowerOfTwoChoices, Standing, Target};
+use hedgerow_proto::retry::{self, Failure, Outcome, Repeat, RetryBudget};
+use hedgerow_proto::route::{self, BalancingPolicy, PowerOfTwoChoices, Target};
 use http::header::{CONNECTION, HOST, ORIGIN, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
@@ -18,9 +18,9 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use crate::attempt::Miss;
-use crate::balance::{Candidate, Directory, Offer, Running};
+use crate::balance::{Candidate, Directory, Offer, Standings};
 use crate::body::{AttemptBody, BodyError, RequestBody, ResponseBody, Upload, UploadLimits};
-use crate::clock::now;
+use crate::clock::{now, time};
 use crate::config::{ForwardConfig, Peer};
 use crate::headers::{self, Brings, X_ATTEMPTS, X_REQUEST_ID, X_SERVED_BY};
 use crate::pool::Pool;
@@ -62,11 +62,8 @@ pub(crate) struct Job<'a> {
     pub(crate) upload: Upload,
     pub(crate) upgrade: Option<upgrade::Asked>,
     pub(crate) request_id: RequestId,
-    pub(crate) attempts: Attempts,
-    /// Everybody has been asked: it stands in line now, where it is sent next.
-    pub(crate) when_full: WhenFull,
-    /// Since when it waits for a node to have room.
-    pub(crate) queued_since: Option<Duration>,
+    /// Where it has been, and where it goes next.
+    pub(crate) course: Course<'a>,
 }
 
 /// A service's answer, with all that the service had a say in.
@@ -139,7 +136,7 @@ impl<D: Directory> Forwarder<D> {
             Ok(()) => match inner.job(parts, path.path(), body.into(), peer, (&id_text, request_id), &mut texts) {
                 Ok(mut job) => {
                     let result = inner.run(&mut job).await;
-                    attempts = job.attempts.count() + usize::from(result.is_ok());
+                    attempts = job.course.attempts().count() + usize::from(result.is_ok());
                     result
                 }
                 Err(error) => Err(error),
@@ -170,7 +167,7 @@ impl<D: Directory> Forwarder<D> {
 impl<D: Directory> Inner<D> {
     /// Makes ready what is the same for each attempt.
     fn job<'a>(
-        &self,
+        &'a self,
         mut head: Parts,
         path: &'a str,
         body: RequestBody,
@@ -195,11 +192,10 @@ impl<D: Directory> Inner<D> {
             head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             head.headers.insert(UPGRADE, asked.protocol.clone());
         }
-        let now = now();
-        self.budget.borrow_mut().deposit(now);
-        let attempts = Attempts::new(repeat, self.config.retry);
-        let when_full = WhenFull::Refuse;
-        Ok(Job { target: route.target, head, upload, upgrade, request_id, attempts, when_full, queued_since: None })
+        let now = time();
+        self.budget.borrow_mut().deposit(now.since_origin());
+        let course = Course::new(now, repeat, &self.config.attempts);
+        Ok(Job { target: route.target, head, upload, upgrade, request_id, course })
     }
 
     fn count(&self, error: &ForwardError) {
@@ -226,119 +222,80 @@ impl<D: Directory> Inner<D> {
 
     /// Attempt after attempt, until there is an answer or the rule says that it is over.
     async fn run(&self, job: &mut Job<'_>) -> Result<Answer, ForwardError> {
-        let mut backoff = Duration::from_millis(4);
-        let mut round = now();
         loop {
             let Some(offer) = self.directory.find(&job.target) else {
-                return Err(self.nobody(job));
+                return Err(self.ended(job, job.course.nobody()));
             };
-            let running = Running { candidates: &offer.candidates, attempts: &job.attempts, now: now() };
-            let picked = self.policy.pick(&running, &mut self.random.borrow_mut());
-            let index = match picked {
-                Pick::Take(index) => index,
-                Pick::Nobody if !job.attempts.met_full() => return Err(self.nobody(job)),
-                // A full node is excluded for one round: it may have room by now.
-                Pick::Nobody | Pick::AllFull => {
-                    self.wait_for_room(job, &offer, &mut backoff, round).await?;
-                    job.when_full = WhenFull::Wait;
-                    round = now();
+            let index = match self.next(job, &offer) {
+                Next::Ask(index) => index,
+                Next::Wait(pause) => {
+                    self.wait_for_room(&offer, pause).await;
+                    job.course.waited(time());
                     continue;
                 }
+                Next::End(end) => return Err(self.ended(job, end)),
             };
-            let mut connection = match job.attempts.repeat() {
-                Repeat::Idempotent => ServiceConnection::MayReuse,
-                Repeat::Once => ServiceConnection::Fresh,
-            };
+            let candidate = &offer.candidates[index];
             loop {
-                let failure = match self.attempt(job, &offer, &offer.candidates[index], connection).await {
-                    Ok(response) => {
-                        let served_by = offer.candidates[index].served_by.clone();
-                        return Ok(Answer { response, served_by });
-                    }
+                let failure = match self.attempt(job, &offer, candidate).await {
+                    Ok(response) => return Ok(Answer { response, served_by: candidate.served_by.clone() }),
                     Err(Miss::Client(error)) => return Err(error),
                     Err(Miss::Node(failure)) => failure,
                 };
-                match self.failed(job, &offer.candidates[index], failure) {
-                    Decision::Elsewhere => break,
-                    Decision::SameNodeFresh => connection = ServiceConnection::Fresh,
-                    Decision::Fail(_) => return Err(self.give_up(job, failure)),
+                match self.failed(job, candidate, failure) {
+                    Then::Elsewhere => break,
+                    Then::SameNode => {}
+                    Then::End(end) => return Err(self.ended(job, end)),
                 }
             }
-            // It has stood in line at one: the others may have room by now.
-            job.when_full = WhenFull::Refuse;
         }
+    }
+
+    fn next(&self, job: &mut Job<'_>, offer: &Offer) -> Next {
+        let now = time();
+        let standings = Standings { candidates: &offer.candidates, now: now.since_origin() };
+        let queued = || usize::try_from(self.stats.queued.load(Relaxed)).unwrap_or(usize::MAX);
+        job.course.next(now, &standings, &*self.policy, &mut self.random.borrow_mut(), queued)
     }
 
     /// Takes a failure down, and asks the rule.
-    fn failed(&self, job: &mut Job<'_>, candidate: &Candidate, failure: Failure) -> Decision {
-        let now = now();
-        let penalty = || candidate.load.update(|cost| cost.failed(now, Duration::ZERO));
+    fn failed(&self, job: &mut Job<'_>, candidate: &Candidate, failure: Failure) -> Then {
+        let now = time();
         match failure {
-            Failure::Refused(refusal) => {
-                self.stats.refused(refusal);
-                if refusal == Refusal::ServiceDown {
-                    penalty();
-                }
-            }
+            Failure::Refused(refusal) => self.stats.refused(refusal),
             Failure::StaleConnection => bump(&self.stats.stale_resends),
-            // The tunnel is suspect now, which keeps requests away for as long as the node is silent. A penalty would keep them
-            // away for a minute after it has woken.
             Failure::Unaccepted | Failure::Suspected => bump(&self.stats.hedges),
-            Failure::NotSent | Failure::Broken | Failure::TimedOut => penalty(),
+            Failure::NotSent | Failure::Broken | Failure::TimedOut => {}
         }
-        let body = if job.upload.is_whole() { retry::Body::Replayable } else { retry::Body::Gone };
+        if failure.is_penalised() {
+            candidate.load.update(|cost| cost.failed(now.since_origin(), Duration::ZERO));
+        }
         let budget = &mut self.budget.borrow_mut();
-        let decision = job.attempts.failed(now, candidate.node, failure, body, retry::Answer::Nothing, budget);
-        debug!(request = %job.request_id, node = %candidate.node.short(), reason = failure.as_str(), ?decision, "attempt failed");
-        if !matches!(decision, Decision::Fail(_)) {
+        let then = job.course.failed(now, candidate.node, failure, job.body(), retry::Answer::Nothing, budget);
+        debug!(request = %job.request_id, node = %candidate.node.short(), reason = failure.as_str(), ?then, "attempt failed");
+        if !matches!(then, Then::End(_)) {
             bump(&self.stats.retries);
         }
-        decision
+        then
     }
 
-    /// Nobody is left to be asked.
-    fn nobody(&self, job: &Job<'_>) -> ForwardError {
-        let gone = |failure| matches!(failure, Failure::Refused(Refusal::Draining | Refusal::UnknownService));
-        if job.attempts.failures().iter().all(|attempt| gone(attempt.failure)) {
-            let (service, known) = (job.target.service().to_owned(), self.directory.known(&job.target));
-            return ForwardError::Nobody { service, known };
-        }
-        ForwardError::Failed {
-            service: job.target.service().to_owned(),
-            attempts: job.attempts.failures().to_vec(),
-            outcome: job.attempts.outcome(),
-        }
-    }
-
-    fn give_up(&self, job: &Job<'_>, last: Failure) -> ForwardError {
-        let (service, attempts) = (job.target.service().to_owned(), job.attempts.failures().to_vec());
-        match (last, job.attempts.outcome()) {
-            (Failure::Refused(Refusal::Full), Outcome::NotRun) => {
-                ForwardError::AllFull { service, attempts, waited: job.queued() }
+    /// What the client is told.
+    fn ended(&self, job: &Job<'_>, end: End) -> ForwardError {
+        let service = job.target.service().to_owned();
+        let attempts = || job.course.attempts().failures().to_vec();
+        match end {
+            End::Nobody => ForwardError::Nobody { service, known: self.directory.known(&job.target) },
+            End::AllFull { waited } => ForwardError::AllFull { service, attempts: attempts(), waited },
+            End::TimedOut => {
+                ForwardError::TimedOut { service, attempts: attempts(), waited: self.config.attempts.answer_timeout }
             }
-            (Failure::TimedOut, _) => ForwardError::TimedOut { service, attempts, waited: self.config.answer_timeout },
-            (_, outcome) => ForwardError::Failed { service, attempts, outcome },
+            End::Failed(outcome) => ForwardError::Failed { service, attempts: attempts(), outcome },
         }
     }
 
-    /// All are full: waits until an exchange with one of them ends, or for a moment.
-    async fn wait_for_room(
-        &self,
-        job: &mut Job<'_>,
-        offer: &Offer,
-        backoff: &mut Duration,
-        round: Duration,
-    ) -> Result<(), ForwardError> {
-        job.queued_since.get_or_insert_with(now);
-        let is_crowded = self.stats.queued.load(Relaxed) >= self.config.queued_max as u64;
-        if is_crowded || job.queued() >= self.config.queue_timeout {
-            return Err(self.give_up(job, Failure::Refused(Refusal::Full)));
-        }
+    /// All are full: waits until an exchange with one of them ends, or for so long.
+    async fn wait_for_room(&self, offer: &Offer, pause: Duration) {
         let _gauge = Gauge::up(&self.stats, Gauged::Queued);
-        // Full jitter: those that wait for the same node must not come back together.
-        let share = self.random.borrow_mut().f64();
-        // What it has stood in line since the round began has been pause enough.
-        let pause = backoff.mul_f64(share).saturating_sub(now().saturating_sub(round)) + Duration::from_millis(1);
         let room = async {
             match offer.candidates.first() {
                 Some(candidate) => candidate.load.room().await,
@@ -349,33 +306,20 @@ impl<D: Directory> Inner<D> {
             () = room => {}
             () = sleep(pause) => {}
         }
-        *backoff = (*backoff * 2).min(self.config.queue_backoff_max);
-        job.attempts.forget_full();
-        Ok(())
     }
 
     /// Whether somebody else would take the request at once, so that leaving this node is no loss.
     pub(crate) fn elsewhere(&self, job: &Job<'_>, offer: &Offer, here: &Candidate) -> bool {
-        if job.attempts.repeat() == Repeat::Once || job.attempts.is_last_send() || !job.upload.is_whole() {
-            return false;
-        }
-        let now = now();
-        let free = |other: &Candidate| {
-            let contender = other.contender(now);
-            contender.standing == Standing::Live && contender.in_flight < contender.capacity
-        };
-        offer
-            .candidates
-            .iter()
-            .any(|other| other.node != here.node && !job.attempts.excludes(&other.node) && free(other))
-            && self.budget.borrow_mut().has(now)
+        let now = time();
+        let standings = Standings { candidates: &offer.candidates, now: now.since_origin() };
+        job.course.may_leave(now, &here.node, &standings, job.body(), &mut self.budget.borrow_mut())
     }
 }
 
 impl Job<'_> {
-    /// How long it has waited for room.
-    fn queued(&self) -> Duration {
-        self.queued_since.map_or(Duration::ZERO, |since| now().saturating_sub(since))
+    /// Whether it can be sent again.
+    fn body(&self) -> retry::Body {
+        if self.upload.is_whole() { retry::Body::Replayable } else { retry::Body::Gone }
     }
 
     /// The request once more, as this candidate has to be asked, its body from the beginning.

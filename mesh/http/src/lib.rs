@@ -3,7 +3,7 @@
 //! ```text
 //! request ─▶ target  ─▶ Directory::find ─▶ BalancingPolicy ─▶ exchange down a tunnel ─▶ answer
 //!            (parse)    (who offers it)    (two choices)   ▲      │ REFUSE, break, no ACCEPT
-//!                                                          └──────┘ hedgerow_proto::retry decides
+//!                                                          └──────┘ hedgerow_proto::attempts decides
 //! ```
 //!
 //! A [`Forwarder`] belongs to one thread: it lives inside a `tokio::task::LocalSet` on a current-thread runtime, and its

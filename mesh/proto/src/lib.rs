@@ -3,15 +3,22 @@
 //! Nothing here does I/O, reads a clock or draws randomness of its own: every state machine is a function of
 //! `(now, input)`, so that the same code runs in the binaries and, deterministically, in the simulation.
 
+pub mod attempts;
 pub mod clock;
+pub mod election;
 pub mod frame;
+pub mod home;
 pub mod id;
 pub mod key;
 pub mod limits;
+pub mod liveness;
+pub mod mutation;
 pub mod own;
 pub mod peer;
+pub mod peering;
 pub mod record;
 pub mod registry;
+pub mod replica;
 pub mod retry;
 pub mod route;
 pub mod snapshot;

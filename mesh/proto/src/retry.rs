@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use crate::frame::Refusal;
 use crate::id::NodeId;
+use crate::mutation::{self, Mutation};
 
 /// Whether a request may run more than once (RFC 9110 §9.2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,6 +58,17 @@ impl Failure {
     /// Whether it is certain that the service has not seen the request.
     pub fn nothing_ran(self) -> bool {
         matches!(self, Self::NotSent | Self::Refused(_))
+    }
+
+    /// Whether it counts against the node in the balancing ([`crate::route::PeakEwma::failed`]). Silence does not: the tunnel is
+    /// suspect, which keeps requests away for as long as the node is silent, and a penalty would keep them away for a minute
+    /// after it has woken. A refusal does only if the service is down.
+    pub fn is_penalised(self) -> bool {
+        match self {
+            Self::NotSent | Self::Broken | Self::TimedOut => true,
+            Self::Refused(refusal) => refusal == Refusal::ServiceDown,
+            Self::StaleConnection | Self::Unaccepted | Self::Suspected => false,
+        }
     }
 
     /// A stable word for error bodies, logs and metrics.
@@ -236,7 +248,8 @@ impl Attempts {
             self.sends += 1;
             self.outcome = Outcome::Unknown;
         }
-        if answer == Answer::PassedOn || body == Body::Gone {
+        let seen = answer == Answer::PassedOn && !mutation::is_active(Mutation::RetryAfterFirstByte);
+        if seen || body == Body::Gone {
             return Decision::Fail(self.outcome);
         }
         if failure.nothing_ran() {

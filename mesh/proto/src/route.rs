@@ -150,7 +150,8 @@ pub struct Contender {
 }
 
 impl Contender {
-    fn is_full(&self) -> bool {
+    /// Whether it takes no more for now, as far as is known here.
+    pub fn is_full(&self) -> bool {
         self.in_flight >= self.capacity
     }
 

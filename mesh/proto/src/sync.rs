@@ -26,6 +26,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
+use crate::mutation::{self, Mutation};
 use crate::record::{Record, RecordHash, Signed, Version};
 use crate::registry::{Fingerprint, KeyHash, Outcome, Prefix, Registry, Source};
 use crate::wire::{self, DecodeError};
@@ -327,7 +328,8 @@ impl Session {
             message.compare.push((Subtree::of(Prefix::ROOT), index.fingerprint(Prefix::ROOT)));
         }
         while !self.divide.is_empty() && takes(16 * (Subtree::BYTES_MAX + 16)) {
-            let parts = self.divide.pop_first().into_iter().flat_map(|prefix| prefix.children());
+            let skipped = usize::from(mutation::is_active(Mutation::DigestSkipsBucket));
+            let parts = self.divide.pop_first().into_iter().flat_map(|prefix| prefix.children().skip(skipped));
             message.compare.extend(parts.map(|part| (Subtree::of(part), index.fingerprint(part))));
         }
         while !self.lists.is_empty() && takes(Subtree::BYTES_MAX + 3 + LIST_MAX * Listed::BYTES_MAX) {

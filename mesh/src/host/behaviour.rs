@@ -86,6 +86,11 @@ impl Names {
         self.stream("home/1")
     }
 
+    /// A coordinator's streams to another one.
+    pub(super) fn relay(&self) -> StreamProtocol {
+        self.stream("relay/1")
+    }
+
     /// A home's streams to its workers.
     pub(super) fn tunnel(&self) -> StreamProtocol {
         self.stream("tunnel/1")

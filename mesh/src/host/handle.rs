@@ -12,8 +12,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use super::behaviour::Names;
-use super::requests::Pending;
-use super::{Host, HostStatus, peer_id};
+use super::requests::Asker;
+use super::{Host, HostStatus, Registry, peer_id};
 
 /// Neighbours that are asked at once: what none of these knows is known to nobody near.
 const ASKED_AT_ONCE_MAX: usize = 16;
@@ -77,10 +77,17 @@ impl HostHandle {
         self.names.tunnel()
     }
 
+    pub(super) fn relay_protocol(&self) -> StreamProtocol {
+        self.names.relay()
+    }
+
+    /// Somebody who may ask for connections, and does not keep the host running.
+    pub(super) fn caller(&self) -> Caller {
+        Caller(self.commands.downgrade())
+    }
+
     async fn command<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, AskError> {
-        let (answer, answered) = oneshot::channel();
-        self.commands.send(command(answer)).await.map_err(|_| AskError::Stopped)?;
-        answered.await.map_err(|_| AskError::Stopped)
+        command_to(&self.commands, command).await
     }
 
     /// Asks a connected coordinator.
@@ -152,8 +159,7 @@ impl HostHandle {
 
     /// Connects to a node at these addresses, if it is not connected; ready when it has said that it is of this federation.
     pub async fn connect(&self, node: NodeId, addresses: Vec<Multiaddr>) -> Result<(), AskError> {
-        let connected = self.command(|answer| Command::Connect(node, addresses, answer)).await?;
-        connected.map_err(AskError::Failed)
+        connect(&self.commands, node, addresses).await
     }
 
     /// Ends the connection to a node.
@@ -162,35 +168,74 @@ impl HostHandle {
     }
 }
 
+/// What is left of a [`HostHandle`] for those who must not keep the host running.
+pub(super) struct Caller(mpsc::WeakSender<Command>);
+
+impl Caller {
+    /// As [`HostHandle::connect`].
+    pub(super) async fn connect(&self, node: NodeId, addresses: Vec<Multiaddr>) -> Result<(), AskError> {
+        let commands = self.0.upgrade().ok_or(AskError::Stopped)?;
+        connect(&commands, node, addresses).await
+    }
+}
+
+async fn connect(commands: &mpsc::Sender<Command>, node: NodeId, addresses: Vec<Multiaddr>) -> Result<(), AskError> {
+    let connected = command_to(commands, |answer| Command::Connect(node, addresses, answer)).await?;
+    connected.map_err(AskError::Failed)
+}
+
+async fn command_to<T>(
+    commands: &mpsc::Sender<Command>,
+    command: impl FnOnce(oneshot::Sender<T>) -> Command,
+) -> Result<T, AskError> {
+    let (answer, answered) = oneshot::channel();
+    commands.send(command(answer)).await.map_err(|_| AskError::Stopped)?;
+    answered.await.map_err(|_| AskError::Stopped)
+}
+
 impl Host {
     pub(super) fn on_command(&mut self, command: Command) {
         match command {
-            Command::Ask(node, request, answer) => match self.friends.get(&node) {
-                Some(peer) => self.ask(*peer, request, Pending::Asked(answer)),
+            Command::Ask(node, request, answer) => match peer_id(node).filter(|_| self.is_neighbour(&node)) {
+                Some(peer) => self.ask(peer, request, Asker::Other(answer)),
                 // Whoever asked may have gone.
                 None => drop(answer.send(Err(AskError::NotConnected(node)))),
             },
-            Command::Synchronise(node, done) => {
-                if let Some(peer) = self.friends.get(&node) {
-                    self.synchronise(*peer, Some(done));
-                }
-            }
+            Command::Synchronise(node, done) => self.synchronise(node, done),
             Command::Provide(services) => self.provide(&services),
             Command::Providers(service, answer) => self.find_providers(&service, answer),
             Command::Connect(node, addresses, answer) => match peer_id(node) {
                 Some(peer) if self.status.borrow().peers.contains(&peer) => drop(answer.send(Ok(()))),
                 Some(peer) => {
-                    self.connecting.entry(peer).or_default().push(answer);
-                    self.dial(node, addresses);
+                    let waiting = self.connecting.entry(peer).or_default();
+                    // Those who gave it up while the dial goes on.
+                    waiting.retain(|waits| !waits.is_closed());
+                    waiting.push(answer);
+                    self.dial(peer, addresses);
                 }
                 None => drop(answer.send(Err("its id is no key".into()))),
             },
             Command::Disconnect(node) => {
                 if let Some(peer) = peer_id(node) {
-                    // An error says that it has gone already.
-                    let _ = self.swarm.disconnect_peer_id(peer);
+                    self.disconnect(peer);
                 }
             }
+        }
+    }
+
+    /// Whether a coordinator is connected.
+    pub(super) fn is_neighbour(&self, node: &NodeId) -> bool {
+        self.registry.as_ref().is_some_and(|registry| registry.peering.coordinators().contains(node))
+    }
+
+    /// Begins a synchronisation, or waits for the one that is under way; `done` is dropped at its end, or now if there is none.
+    fn synchronise(&mut self, node: NodeId, done: oneshot::Sender<()>) {
+        if let Some(Registry { synchronising, .. }) = &mut self.registry {
+            synchronising.entry(node).or_default().push(done);
+        }
+        let begun = self.tell(|peering, replica, now| peering.synchronise(now, replica, node));
+        if let Some(Registry { synchronising, .. }) = self.registry.as_mut().filter(|_| begun != Some(true)) {
+            synchronising.remove(&node);
         }
     }
 }

@@ -1,18 +1,18 @@
 //! Kademlia: where further coordinators are, and which of them may know providers of a service. Hints only.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use hedgerow_proto::clock::Time;
 use hedgerow_proto::id::{NodeId, ServiceName};
-use libp2p::Multiaddr;
+use hedgerow_proto::record::Record;
 use libp2p::kad::store::RecordStore;
 use libp2p::kad::{Event, GetProvidersOk, InboundRequest, QueryId, QueryResult, RecordKey};
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use tracing::{debug, trace};
 
-use super::{Host, node_id, peer_id};
+use super::{Host, Registry, node_id, parsed, peer_id};
 
 /// When the neighbourhood is looked at after the first coordinator was met: one look at joining would see it alone.
 const FIRST_LOOKS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(60)];
@@ -36,23 +36,30 @@ impl Host {
         RecordKey::new(&Sha256::new().chain_update(b"hedgerow-service-v1\0").chain_update(service.as_str()).finalize())
     }
 
-    /// Tells Kademlia of the coordinators that are connected, at the addresses that they have signed.
-    pub(super) fn look_at_kademlia(&mut self, known: &BTreeMap<NodeId, Vec<Multiaddr>>) {
-        let now = self.now();
-        if self.friends.is_empty() {
+    /// Tells Kademlia of the coordinators that are connected, at the addresses that they have signed, if it is time.
+    pub(super) fn look_at_kademlia(&mut self) {
+        let Some(Registry { replica, peering, .. }) = &self.registry else { return };
+        if self.queries.looks == FIRST_LOOKS.len() || peering.coordinators().is_empty() {
             return;
         }
+        let now = replica.now();
         let met_first = *self.queries.met_first.get_or_insert(now);
         let due = FIRST_LOOKS.iter().take_while(|after| met_first + **after <= now).count();
         if due <= self.queries.looks {
             return;
         }
         self.queries.looks = due;
-        let connected: Vec<_> = self.friends.iter().map(|(node, peer)| (*node, *peer)).collect();
+        let connected: Vec<_> = replica.read(|registry| {
+            let record = |node: &NodeId| registry.node(node).and_then(Record::node);
+            let signed = |node: &NodeId| {
+                record(node).filter(|node| node.roles.coordinates()).map(|node| parsed(&node.multiaddrs))
+            };
+            peering.coordinators().iter().filter_map(|node| Some((peer_id(*node)?, signed(node)?))).collect()
+        });
         let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() else { return };
-        for (node, peer) in connected {
-            for address in known.get(&node).into_iter().flatten() {
-                kad.add_address(&peer, address.clone());
+        for (peer, addresses) in connected {
+            for address in addresses {
+                kad.add_address(&peer, address);
             }
         }
         if let Err(error) = kad.bootstrap() {
@@ -94,7 +101,7 @@ impl Host {
         match event {
             Event::InboundRequest { request: InboundRequest::AddProvider { record: Some(record) } } => {
                 // Whoever says so must be a coordinator that is connected: the store is bounded, and not for strangers.
-                let friend = node_id(&record.provider).is_some_and(|node| self.friends.contains_key(&node));
+                let friend = node_id(&record.provider).is_some_and(|node| self.is_neighbour(&node));
                 if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut().filter(|_| friend)
                     && let Err(error) = kad.store_mut().add_provider(record)
                 {

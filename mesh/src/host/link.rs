@@ -59,9 +59,42 @@ pub struct PeerLink {
     shared: Arc<Shared>,
 }
 
-struct Shared {
+/// What the streams of one link have in common.
+pub(super) struct Shared {
     closed: watch::Sender<Option<LinkClosed>>,
-    received: AtomicU64,
+    pub(super) received: AtomicU64,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self { closed: watch::Sender::new(None), received: AtomicU64::new(0) }
+    }
+}
+
+impl Shared {
+    pub(super) fn close(&self, code: u32, reason: &str) {
+        self.closed.send_if_modified(|closed| {
+            let first = closed.is_none();
+            closed.get_or_insert_with(|| LinkClosed { code: Some(code), reason: reason.to_owned() });
+            first
+        });
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.borrow().is_some()
+    }
+
+    pub(super) async fn closed(&self) -> LinkClosed {
+        let mut closed = self.closed.subscribe();
+        // The sender is ours: it cannot have gone.
+        let _ = closed.wait_for(Option::is_some).await;
+        self.gone()
+    }
+
+    fn gone(&self) -> LinkClosed {
+        let reason = self.closed.borrow().clone();
+        reason.unwrap_or_else(|| LinkClosed { code: None, reason: "the other end is gone".into() })
+    }
 }
 
 impl PeerLink {
@@ -71,7 +104,7 @@ impl PeerLink {
         first: libp2p::Stream,
         incoming: mpsc::Receiver<libp2p::Stream>,
     ) -> Self {
-        let shared = Arc::new(Shared { closed: watch::Sender::new(None), received: AtomicU64::new(0) });
+        let shared = Arc::<Shared>::default();
         Self {
             peer,
             peer_id,
@@ -81,11 +114,6 @@ impl PeerLink {
             incoming: Mutex::new(incoming),
             shared,
         }
-    }
-
-    fn gone(&self) -> LinkClosed {
-        let reason = self.shared.closed.borrow().clone();
-        reason.unwrap_or_else(|| LinkClosed { code: None, reason: "the other end is gone".into() })
     }
 }
 
@@ -121,7 +149,7 @@ impl Link for PeerLink {
             tokio::select! {
                 stream = incoming.recv() => match stream {
                     Some(stream) => Ok(Box::new(PeerStream::new(stream, &self.shared)) as BoxStream),
-                    None => Err(self.gone()),
+                    None => Err(self.shared.gone()),
                 },
                 gone = self.closed() => Err(gone),
             }
@@ -129,20 +157,11 @@ impl Link for PeerLink {
     }
 
     fn close(&self, code: u32, reason: &str) {
-        self.shared.closed.send_if_modified(|closed| {
-            let first = closed.is_none();
-            closed.get_or_insert_with(|| LinkClosed { code: Some(code), reason: reason.to_owned() });
-            first
-        });
+        self.shared.close(code, reason);
     }
 
     fn closed(&self) -> BoxFuture<'_, LinkClosed> {
-        Box::pin(async move {
-            let mut closed = self.shared.closed.subscribe();
-            // The sender is ours: it cannot have gone.
-            let _ = closed.wait_for(Option::is_some).await;
-            self.gone()
-        })
+        Box::pin(self.shared.closed())
     }
 
     fn peer(&self) -> NodeId {
@@ -164,17 +183,17 @@ impl Link for PeerLink {
 }
 
 /// A round trip round the world, about.
-const RTT_ASSUMED: Duration = Duration::from_millis(300);
+pub(super) const RTT_ASSUMED: Duration = Duration::from_millis(300);
 
 /// A stream of libp2p.
-struct PeerStream {
+pub(super) struct PeerStream {
     /// None once it has been given up: then its drop has reset it.
     io: Option<Compat<libp2p::Stream>>,
     shared: Arc<Shared>,
 }
 
 impl PeerStream {
-    fn new(stream: libp2p::Stream, shared: &Arc<Shared>) -> Self {
+    pub(super) fn new(stream: libp2p::Stream, shared: &Arc<Shared>) -> Self {
         Self { io: Some(stream.compat()), shared: shared.clone() }
     }
 

@@ -8,4 +8,5 @@ mod convergence;
 mod heartbeat;
 mod homes;
 mod hostile;
+mod relays;
 mod stock;

@@ -258,7 +258,7 @@ impl Tunnel {
         match &self.0.keeping {
             Keeping::Control => self.silent().await,
             Keeping::Link => drop(self.0.link.closed().await),
-            // That one has a control stream: what is passed on is not passed on again.
+            // What is passed on is not passed on again. One without a control stream is never silent, only closed.
             Keeping::Other(other) => tokio::select! {
                 _ = self.0.link.closed() => {}
                 () = other.silent() => {}

@@ -8,11 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use hedgerow_proto::clock::Time;
 use hedgerow_proto::frame::{Census, Control, Hello, Join, Reject, Welcome, close};
 use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
 use hedgerow_proto::key::SecretKey;
+use hedgerow_proto::liveness::{Beat, Pings};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info};
 
 use crate::accept::TunnelError;
@@ -359,10 +361,9 @@ pub(crate) async fn run(
     record.mark_changed();
     let mut drain = config.drain.clone();
     drain.mark_changed();
-    let mut pings = interval(Duration::from_millis(welcome.ping_interval_ms.into()).max(Duration::from_millis(100)));
-    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut sent = 0;
-    let mut unanswered: Option<Instant> = None;
+    let began = Instant::now();
+    let interval = Duration::from_millis(welcome.ping_interval_ms.into());
+    let mut pings = Pings::new(Time::ORIGIN, interval, config.pong_timeout);
     let mut leaving: Option<u64> = None;
     loop {
         let say = tokio::select! {
@@ -374,7 +375,7 @@ pub(crate) async fn run(
             said = control.read() => match said {
                 Ok(Some(Control::Ping(number))) => Control::Pong(number),
                 Ok(Some(Control::Pong(number))) => {
-                    unanswered = None;
+                    pings.answered();
                     on_pong(link.rtt());
                     if leaving.is_some_and(|asked| number >= asked) {
                         // The entry has read Leave: nothing new will come.
@@ -410,20 +411,21 @@ pub(crate) async fn run(
                     leaving = Some(0);
                     continue;
                 };
-                sent += 1;
-                leaving = Some(sent);
+                let number = pings.number();
+                leaving = Some(number);
                 if let Err(end) = say_within(&*link, &mut control, Control::Leave(leave.to_vec())).await {
                     return end;
                 }
-                Control::Ping(sent)
+                Control::Ping(number)
             }
-            now = pings.tick() => {
-                if unanswered.is_some_and(|since| now.duration_since(since) > config.pong_timeout) {
-                    return give_up(&*link, close::STALLED, "the tunnel is up and passes nothing");
+            () = sleep_until(began + pings.poll_timeout().since_origin()) => {
+                match pings.beat(Time::from_origin(began.elapsed())) {
+                    Some(Beat::Ping(number)) => Control::Ping(number),
+                    Some(Beat::GiveUp) => {
+                        return give_up(&*link, close::STALLED, "the tunnel is up and passes nothing");
+                    }
+                    None => continue,
                 }
-                sent += 1;
-                unanswered.get_or_insert(now);
-                Control::Ping(sent)
             }
         };
         if let Err(end) = say_within(&*link, &mut control, say).await {

@@ -122,7 +122,8 @@ pub async fn serve_link(
     }
 }
 
-async fn serve_stream(
+/// Serves one stream, to its end.
+pub async fn serve_stream(
     mut stream: BoxStream,
     services: &dyn Services,
     drain: watch::Receiver<DrainState>,

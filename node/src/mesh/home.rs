@@ -1,38 +1,30 @@
 //! A worker's side of its home: it keeps one control connection to a coordinator, and goes to another by itself when that
-//! fails. Requests that come down its own tunnels do not notice.
+//! fails. Requests that come down its own tunnels do not notice. Which one, and when, is [`hedgerow_proto::home::seeker`]'s
+//! to say; here are the connections.
 
-use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
+use futures_util::FutureExt;
 use hedgerow_mesh::host::link::{HomeDialer, PeerLink};
 use hedgerow_mesh::host::{HostHandle, Multiaddr};
+use hedgerow_mesh::replica::Replica;
+use hedgerow_proto::home;
+use hedgerow_proto::home::seeker::{CONNECT_WITHIN, Event, Output, PONG_TIMEOUT};
 use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::record::Home;
 use hedgerow_tunnel::{DialConfig, TunnelError, serve_over};
-use sha2::{Digest, Sha256};
-use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::sleep;
 use tracing::{debug, info};
 
 use super::addresses::ends_with_its_process;
 use super::hints::Hints;
 
-/// How long one coordinator may take to be connected, before the next one is tried.
-const CONNECT_WITHIN: Duration = Duration::from_secs(3);
-/// The pause before the same coordinators are tried again.
-const RETRY_MIN: Duration = Duration::from_millis(250);
-/// The longest of these pauses.
-const RETRY_MAX: Duration = Duration::from_secs(10);
-/// A coordinator that failed is tried after the others for this long.
-const AVOID_FOR: Duration = Duration::from_secs(30);
-/// A home that does not answer for this long is given up: another takes its place at the cost of three records.
-const PONG_TIMEOUT: Duration = Duration::from_secs(3);
-
 /// What a worker needs to find itself a home.
 pub struct Seeker<'a> {
-    /// The worker.
-    pub me: NodeId,
+    /// The worker's own records, and its clock.
+    pub replica: &'a Replica,
     /// Its federation.
     pub federation: FederationId,
     /// What its tunnels share.
@@ -46,8 +38,18 @@ pub struct Seeker<'a> {
     /// Where the home stands that has taken it in.
     pub attached: &'a watch::Sender<Option<NodeId>>,
     /// For jitter.
-    pub random: fastrand::Rng,
+    pub seed: u64,
 }
+
+/// What came of what was being done.
+enum Done {
+    Reached(NodeId, Arc<PeerLink>),
+    NotReached(NodeId, String),
+    Ended(NodeId, Result<(), TunnelError>),
+}
+
+/// What is being done: one thing at a time.
+type Doing<'a> = Pin<Box<dyn Future<Output = Done> + Send + 'a>>;
 
 impl Seeker<'_> {
     /// Keeps a home for as long as the host runs.
@@ -55,43 +57,82 @@ impl Seeker<'_> {
         let Ok(dialer) = HomeDialer::new(host) else { return };
         self.config.pong_timeout = PONG_TIMEOUT;
         self.config.coordinators = self.listen();
-        let mut failed: BTreeMap<NodeId, Instant> = BTreeMap::new();
-        let mut pause = RETRY_MIN;
+        let Self { replica, federation, config, settle, moves, attached, seed, .. } = self;
+        let mut hints = self.hints.watch();
+        let mut seeker = home::Seeker::new(replica.node(), *moves, seed);
+        let answered = Notify::new();
+        let mut doing: Option<Doing<'_>> = None;
+        // Reached, and about to be joined.
+        let mut link: Option<Arc<PeerLink>> = None;
         loop {
-            failed.retain(|_, at| at.elapsed() < AVOID_FOR);
-            let mut candidates = self.hints.all();
-            candidates.sort_by_key(|(node, _)| (failed.contains_key(node), std::cmp::Reverse(self.weight(node))));
-            let mut found = false;
-            for (home, addresses) in candidates {
-                match self.reach(host, &dialer, home, addresses).await {
-                    Ok(link) => {
-                        found = self.stay(home, link).await;
+            while let Some(output) = seeker.poll_output() {
+                match output {
+                    Output::Connect { home, addresses } => {
+                        doing = Some(Box::pin(reach(host, &dialer, home, addresses)))
+                    }
+                    Output::GiveUp(home) => {
+                        doing = None;
+                        debug!(home = %home.short(), "a coordinator is not reached within {CONNECT_WITHIN:?}");
+                    }
+                    Output::Join(home) => {
+                        *moves = home.home_seq;
+                        settle(home);
+                        let stay = link.take().map(|link| stay(&config, federation, home.coordinator, link, &answered));
+                        doing = stay.map(|stay| Box::pin(stay) as Doing<'_>);
+                    }
+                    Output::Settled(home) => {
+                        attached.send_replace(Some(home));
+                        info!(home = %home.short(), "at home with a coordinator");
+                    }
+                    Output::Leave(home) => {
+                        attached.send_if_modified(|attached| attached.take().is_some());
                         host.disconnect(home).await;
                     }
-                    Err(error) => debug!(home = %home.short(), %error, "a coordinator is not reached"),
-                }
-                failed.insert(home, Instant::now());
-                if found {
-                    break;
                 }
             }
-            if found {
-                // It had a home until now: the next one is sought at once.
-                pause = RETRY_MIN;
-                continue;
-            }
-            let jittered = pause.mul_f32(0.5 + 0.5 * self.random.f32());
-            pause = (pause * 2).min(RETRY_MAX);
-            tokio::select! {
-                () = sleep(jittered) => {}
-                () = self.hints.changed() => {}
-            }
+            let due = seeker.poll_timeout().map(|(at, _)| at.since(replica.now()));
+            let waits = async {
+                match due {
+                    Some(pause) => sleep(pause).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let works = async {
+                match &mut doing {
+                    Some(doing) => doing.await,
+                    None => std::future::pending().await,
+                }
+            };
+            let event = tokio::select! {
+                done = works => {
+                    doing = None;
+                    // Its last answer comes before its end, whichever was looked at first.
+                    if let (Some(home), Some(())) = (done.stayed_at(), answered.notified().now_or_never()) {
+                        seeker.handle(replica.now(), Event::Pong(home), &hints.borrow());
+                    }
+                    done.tell(seeker.settled());
+                    match done {
+                        Done::Reached(home, reached) => {
+                            link = Some(reached);
+                            Event::Reached(home)
+                        }
+                        Done::NotReached(home, _) => Event::NotReached(home),
+                        Done::Ended(home, _) => Event::Ended(home),
+                    }
+                }
+                () = answered.notified() => match seeker.staying() {
+                    Some(home) => Event::Pong(home),
+                    None => continue,
+                },
+                // The sender is this node's own: it does not go before this.
+                _ = hints.changed() => Event::Heard,
+                () = waits => {
+                    seeker.handle_timeout(replica.now(), &hints.borrow());
+                    continue;
+                }
+            };
+            seeker.handle(replica.now(), event, &hints.borrow());
         }
-    }
-
-    /// How well a coordinator suits this worker: the rendezvous hash spreads workers evenly, and moves few when one goes.
-    fn weight(&self, coordinator: &NodeId) -> [u8; 32] {
-        Sha256::new().chain_update(self.me.0).chain_update(coordinator.0).finalize().into()
     }
 
     /// What homes tell of other coordinators.
@@ -105,51 +146,69 @@ impl Seeker<'_> {
         });
         sender
     }
+}
 
-    async fn reach(
-        &self,
-        host: &HostHandle,
-        dialer: &HomeDialer,
-        home: NodeId,
-        addresses: Vec<Multiaddr>,
-    ) -> Result<PeerLink, String> {
-        // Over TCP the end of a process is known at once.
-        let (mut first, others): (Vec<_>, Vec<_>) = addresses.into_iter().partition(ends_with_its_process);
-        if first.is_empty() {
-            first = others.clone();
+impl Done {
+    /// The coordinator with which it stayed until now, or tried to.
+    fn stayed_at(&self) -> Option<NodeId> {
+        match self {
+            Self::Ended(home, _) => Some(*home),
+            Self::Reached(..) | Self::NotReached(..) => None,
         }
-        let connect = async {
-            if let Err(error) = host.connect(home, first).await {
-                if others.is_empty() {
-                    return Err(error.to_string());
-                }
-                host.connect(home, others).await.map_err(|error| error.to_string())?;
-            }
-            dialer.dial(home).await.map_err(|error| error.to_string())
-        };
-        timeout(CONNECT_WITHIN, connect).await.unwrap_or_else(|_| Err(format!("not within {CONNECT_WITHIN:?}")))
     }
 
-    /// Lives there until the connection ends. False: it was never taken in.
-    async fn stay(&mut self, home: NodeId, link: PeerLink) -> bool {
-        *self.moves += 1;
-        (self.settle)(Home { coordinator: home, home_seq: *self.moves });
-        let attached = self.attached;
-        let on_pong = |_| {
-            if attached.send_if_modified(|now| now.replace(home) != Some(home)) {
-                info!(home = %home.short(), "at home with a coordinator");
-            }
-        };
-        let ended = serve_over(&self.config, self.federation, Arc::new(link), on_pong).await;
-        let was_here = attached.send_replace(None).is_some();
-        match ended {
-            Ok(()) => debug!("left"),
-            Err(TunnelError::Rejected(reject)) => {
+    /// For the log.
+    fn tell(&self, settled: Option<NodeId>) {
+        match self {
+            Self::Reached(..) => {}
+            Self::NotReached(home, error) => debug!(home = %home.short(), %error, "a coordinator is not reached"),
+            Self::Ended(_, Ok(())) => debug!("left"),
+            Self::Ended(home, Err(TunnelError::Rejected(reject))) => {
                 debug!(home = %home.short(), message = reject.message, "the coordinator does not take this worker in");
             }
-            Err(error) if was_here => info!(home = %home.short(), %error, "the home is lost; looking for another"),
-            Err(error) => debug!(home = %home.short(), %error, "no home there"),
+            Self::Ended(home, Err(error)) if settled.is_some() => {
+                info!(home = %home.short(), %error, "the home is lost; looking for another");
+            }
+            Self::Ended(home, Err(error)) => debug!(home = %home.short(), %error, "no home there"),
         }
-        was_here
     }
+}
+
+async fn reach(host: &HostHandle, dialer: &HomeDialer, home: NodeId, addresses: Vec<String>) -> Done {
+    let addresses = addresses.iter().filter_map(|address| address.parse().ok());
+    match connect(host, dialer, home, addresses).await {
+        Ok(link) => Done::Reached(home, Arc::new(link)),
+        Err(error) => Done::NotReached(home, error),
+    }
+}
+
+async fn connect(
+    host: &HostHandle,
+    dialer: &HomeDialer,
+    home: NodeId,
+    addresses: impl Iterator<Item = Multiaddr>,
+) -> Result<PeerLink, String> {
+    // Over TCP the end of a process is known at once.
+    let (mut first, others): (Vec<_>, Vec<_>) = addresses.partition(ends_with_its_process);
+    if first.is_empty() {
+        first = others.clone();
+    }
+    if let Err(error) = host.connect(home, first).await {
+        if others.is_empty() {
+            return Err(error.to_string());
+        }
+        host.connect(home, others).await.map_err(|error| error.to_string())?;
+    }
+    dialer.dial(home).await.map_err(|error| error.to_string())
+}
+
+/// Lives there until the connection ends.
+async fn stay(
+    config: &DialConfig,
+    federation: FederationId,
+    home: NodeId,
+    link: Arc<PeerLink>,
+    answered: &Notify,
+) -> Done {
+    Done::Ended(home, serve_over(config, federation, link, |_| answered.notify_one()).await)
 }

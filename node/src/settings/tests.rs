@@ -254,3 +254,32 @@ fn where_coordinators_dial_is_some_addresses_or_off_or_left_to_the_node() {
     assert_eq!(of(&[&worker[..], &[udp]].concat(), &[]), Ok(at(&[udp])), "it may be elected");
     assert_eq!(of(&[&worker[..], &["off"]].concat(), &[]), Ok(MeshListen::Off));
 }
+
+#[test]
+fn agents_may_be_at_cloudflare_tunnels_unless_something_else_is_said() {
+    use hedgerow_contract::url::check;
+    let allowed = |arguments: &[&str], variables: &[(&str, &str)], url: &str| {
+        let all: Vec<&str> = ["https://example.org"].iter().chain(arguments).copied().collect();
+        check(url, &resolve(&all, variables).unwrap().urls).is_ok()
+    };
+    let (tunnel, other, private) = ("https://a.trycloudflare.com", "https://a.example.org", "http://127.0.0.1:8000");
+    assert!(allowed(&[], &[], tunnel) && !allowed(&[], &[], other) && !allowed(&[], &[], private));
+    let own = ["--url-suffix", ".example.org", "--url-suffix", "one.example.net"];
+    assert!(!allowed(&own, &[], tunnel) && allowed(&own, &[], other) && allowed(&own, &[], "https://one.example.net"));
+    assert!(allowed(&["--allow-private-urls"], &[], private) && allowed(&["--allow-private-urls"], &[], other));
+
+    let by_variable = [("HEDGEROW_URL_SUFFIX", ".a.example, .example.org")];
+    assert!(allowed(&[], &by_variable, other) && !allowed(&[], &by_variable, tunnel));
+    assert!(allowed(&[], &[("HEDGEROW_ALLOW_PRIVATE_URLS", "true")], private));
+    assert!(!allowed(&[], &[("HEDGEROW_ALLOW_PRIVATE_URLS", "0")], private));
+    let (_file, path) = file("url-suffix = ['.example.org']");
+    assert!(allowed(&["--config", &path], &[], other) && !allowed(&["--config", &path], &[], tunnel));
+    let (_file, path) = file("allow-private-urls = true");
+    assert!(allowed(&["--config", &path], &[], private));
+    assert!(!allowed(&["--config", &path], &[("HEDGEROW_ALLOW_PRIVATE_URLS", "false")], private));
+
+    let unclear = ["https://example.org", "--allow-private-urls", "--url-suffix", ".a.example"];
+    assert!(resolve(&unclear, &[]).unwrap_err().contains("--url-suffix"));
+    assert!(resolve(&["https://example.org"], &[("HEDGEROW_ALLOW_PRIVATE_URLS", "perhaps")]).is_err());
+    assert!(resolve(&["https://example.org", "--url-suffix", "https://a.example"], &[]).is_err());
+}

@@ -211,7 +211,7 @@ impl Default for Network {
 
 /// How long a packet is on its way, one way.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "kind")]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", rename_all_fields = "kebab-case", tag = "kind")]
 pub enum Latency {
     /// Each pair draws its own from this range.
     Uniform {
@@ -450,7 +450,7 @@ mod tests {
             ("settle = '6m'", "settle"),
             ("[population]\ncoordinators = 0", "coordinators"),
             ("[network]\nloss = 1.5", "loss"),
-            ("[network.latency]\nkind = 'regions'\nshares = [0.5, 0.5]\nmatrix-ms = [[1.0]]", "matrix-ms"),
+            ("[network.latency]\nkind = 'regions'\nshares = [0.5, 0.5]\nmatrix-ms = [[1.0]]", "needs a row"),
             ("[[timeline]]\nat = '4m 50s'\nfault = { kind = 'crash' }", "settle"),
             (
                 "[[random]]\nper-minute = -1.0\nlasts-min = '1s'\nlasts-max = '2s'\nfault = { kind = 'crash' }",

@@ -65,7 +65,7 @@ async fn says(agent: &Process, event: &str, times: usize) -> Result<Value> {
 }
 
 async fn agent(lab: Arc<Lab>) -> Result<String> {
-    let mesh = Mesh::start(&lab, &["--allow-private-urls"], 3, &[]).await?;
+    let mesh = Mesh::start(&lab, &["--allow-private-urls"], 3, &["--allow-private-urls"]).await?;
     let (entry, doors) = (mesh.entry.http, mesh.doors()?);
     let url = mesh.entry.url();
 
@@ -101,8 +101,11 @@ async fn agent(lab: Arc<Lab>) -> Result<String> {
     must!(missed.is_empty(), "heartbeats were answered {missed:?}");
 
     let at_entry = checked(&lab, "checker-entry", &["--base", &url, "--service", SERVICE]).await?;
-    let own = format!("http://{}", mesh.coordinators[1].own_port()?);
-    let at_coordinator = checked(&lab, "checker-coordinator", &["--base", &own]).await?;
+    let own = mesh.coordinators[1].own_port()?;
+    let path = format!("/worker/{WORKER_ID}/{SERVICE}/some/path");
+    until(own, &path, READY_WITHIN, |answer| answer.status == 200).await.context("a coordinator does not reach it")?;
+    let own = format!("http://{own}");
+    let at_coordinator = checked(&lab, "checker-coordinator", &["--base", &own, "--service", SERVICE]).await?;
 
     agent.signal(rustix::process::Signal::TERM)?;
     agent.exited(READY_WITHIN).await?;
@@ -113,8 +116,10 @@ async fn agent(lab: Arc<Lab>) -> Result<String> {
         let answer = ask(*door, heartbeat_of(WORKER_ID)).await?;
         must!(answer.status == 404, "a heartbeat of one that has left was answered {} at {door}", answer.summary());
     }
-    let answer = ask(entry, post(&format!("/service/{SERVICE}/"), "")).await?;
-    must!(answer.status == 503, "its service was answered {}", answer.summary());
+    for door in &doors {
+        let answer = ask(*door, post(&format!("/service/{SERVICE}/"), "")).await?;
+        must!(answer.status == 503, "its service was answered {} at {door}", answer.summary());
+    }
     Ok(format!(
         "assigned {assigned} services, routed to {} after its start, gone everywhere {} after its end; {at_entry} at the entry, \
          {at_coordinator} at a coordinator",

@@ -1,6 +1,7 @@
 //! Workers and their homes: they find another one by themselves, and requests come by way of it where there is no tunnel.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,7 +48,7 @@ async fn home_of(worker: &Node) -> Result<Option<String>> {
 }
 
 /// Waits until a worker has a home other than this one.
-async fn settled(worker: &Node, but: Option<&str>, within: Duration) -> Result<String> {
+pub(super) async fn settled(worker: &Node, but: Option<&str>, within: Duration) -> Result<String> {
     let begin = Instant::now();
     loop {
         let home = home_of(worker).await?;
@@ -61,7 +62,7 @@ async fn settled(worker: &Node, but: Option<&str>, within: Duration) -> Result<S
     }
 }
 
-fn killed<'a>(coordinators: &'a [Node], home: &str) -> Result<&'a Node> {
+pub(super) fn killed<'a>(coordinators: &'a [Node], home: &str) -> Result<&'a Node> {
     let coordinator = coordinators.iter().find(|node| node.id == home).context("a home that is no coordinator")?;
     coordinator.process.kill();
     Ok(coordinator)
@@ -144,7 +145,7 @@ async fn relay(lab: Arc<Lab>) -> Result<String> {
     let answer = ask(second.http, post("/service/kit/echo", body.clone())).await?;
     must!(answer.status == 200 && answer.body == body, "a POST came back as {} bytes", answer.body.len());
     served_by(&answer, &worker)?;
-    let spread = events(&second).await?;
+    let spread = events(second.http).await?;
 
     killed(&coordinators, &home)?;
     let begin = Instant::now();
@@ -185,15 +186,15 @@ async fn serves(entry: &Entry, worker: &Node, within: Duration) -> Result<Durati
     Ok(took)
 }
 
-fn served_by(answer: &crate::client::Answer, worker: &Node) -> Result<()> {
+pub(super) fn served_by(answer: &crate::client::Answer, worker: &Node) -> Result<()> {
     let by = answer.header("x-hedgerow-served-by");
     must!(by == worker.id, "it was served by {by:?}, not by {}", worker.id);
     Ok(())
 }
 
 /// Reads ten events that are 100 ms apart; over how long they came.
-async fn events(entry: &Entry) -> Result<Duration> {
-    let response = begin(entry.http, get("/service/kit/events?every=100&count=10")).await?;
+pub(super) async fn events(door: SocketAddr) -> Result<Duration> {
+    let response = begin(door, get("/service/kit/events?every=100&count=10")).await?;
     must!(response.status() == 200, "the events were answered {}", response.status());
     let mut body = response.into_body();
     let (mut first, mut text) = (None, Vec::new());

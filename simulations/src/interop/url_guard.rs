@@ -1,4 +1,4 @@
-//! Where agents of the existing contract may not send the entry: a canary sits there and counts who comes.
+//! Where agents of the existing contract may not send entries and coordinators: a canary sits there and counts who comes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::contract::all_know;
 use super::{Check, must};
-use crate::client::{ask, post};
+use crate::client::{ask, get, post};
 use crate::federation::Lab;
 use crate::federation::READY_WITHIN;
 use crate::federation::mesh::Mesh;
@@ -102,26 +102,39 @@ async fn guard(lab: Arc<Lab>) -> Result<String> {
     all_know(&doors, &ids, true, Duration::from_secs(10)).await?;
     // What the guard keeps from happening happens here: the same agent, later, where an operator allows it.
     let unguarded = lab.entry("entry-unguarded", &["--allow-private-urls"]).await?;
-    let spec = crate::federation::NodeSpec::coordinator("coordinator-unguarded");
-    let _coordinator = lab.node(spec, &unguarded).await?;
-    let control = Canary::start().await?;
-    let begin = Instant::now();
-    let told = register(unguarded.http, "agent", &format!("http://{}", control.address)).await?;
-    must!(told["routable"] == true, "where it is allowed it was answered {told}");
-    while control.hits() < 2 {
-        must!(begin.elapsed() < READY_WITHIN, "an agent that may be asked is not: the check proves nothing");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    let (asking, allowing) = (lab.entry("entry-asking", &[]).await?, ["--allow-private-urls"]);
+    let coordinator = |name: &str| crate::federation::NodeSpec::coordinator(name);
+    let _quiet = lab.node(coordinator("coordinator-quiet"), &unguarded).await?;
+    let unguarded_coordinator = lab.node(coordinator("coordinator-unguarded").extra(&allowing), &asking).await?;
+    let mut asked_after = Duration::ZERO;
+    // An entry that may ask beside a coordinator that may not, and the other way round.
+    for door in [unguarded.http, unguarded_coordinator.own_port()?] {
+        let control = Canary::start().await?;
+        let begin = Instant::now();
+        let told = register(door, "agent", &format!("http://{}", control.address)).await?;
+        must!(told["routable"] == true, "where it is allowed it was answered {told}");
+        while control.hits() < 2 {
+            must!(begin.elapsed() < READY_WITHIN, "an agent that may be asked is not: the check proves nothing");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        asked_after = asked_after.max(begin.elapsed());
     }
-    let asked_after = begin.elapsed();
-    for id in &ids {
-        for target in [format!("/worker/{id}/guarded/x"), "/service/guarded/x".to_owned()] {
-            let answer = guarded.entry.get(&target).await.context("a request for a guarded service")?;
-            must!(answer.status == 503, "{target} was answered {}", answer.summary());
+    for door in doors {
+        for id in &ids {
+            let why = ask(door, get(&format!("/worker/{id}/guarded/x"))).await.context("a request for an agent")?;
+            must!(why.status == 503, "{id} was asked for and answered {}", why.summary());
+            must!(
+                why.text().contains("registered and not routable"),
+                "at {door} no reason is given: {}",
+                why.summary()
+            );
+            let answer = ask(door, get("/service/guarded/x")).await.context("a request for a guarded service")?;
+            must!(answer.status == 503, "the service was answered {}", answer.summary());
         }
     }
     must!(canary.hits() == 0, "the canary was asked {} times", canary.hits());
     Ok(format!(
-        "{} URLs registered with a reason, 0 connections; where it is allowed 2 within {}",
+        "{} URLs registered with a reason, 0 connections by the entry and by the coordinator; where it is allowed 2 within {}",
         urls.len(),
         human(asked_after)
     ))

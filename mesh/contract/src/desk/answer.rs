@@ -51,7 +51,7 @@ impl RegisterAnswer {
         routable: Result<(), NotRoutable>,
     ) -> Self {
         let kind = registration.kind();
-        let reason = routable.err().map(|why| not_routable(&why));
+        let reason = routable.err().map(not_routable);
         let done = match assigned.as_ref().map(Vec::len) {
             None => format!("edge {worker_id} is registered"),
             Some(1) => format!("worker {worker_id} is registered, with 1 service assigned"),

@@ -14,7 +14,7 @@ use hyper::body::{Frame, Incoming};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
-use crate::world::{AnyBody, Front, Node, Opened, config, in_time, on_a_shard, over_both, text, until};
+use crate::world::{AnyBody, Front, Node, Opened, config, in_time, on_a_shard, over_both, text, until, with_attempts};
 
 const CHUNK: usize = 32 * 1024;
 
@@ -105,7 +105,7 @@ fn a_body_over_the_limit_is_413() {
 fn a_client_that_stops_sending_does_not_hold_a_slot_for_ever() {
     on_a_shard(async {
         let node = Node::with(1, 1, sum).await;
-        let config = ForwardConfig { body_idle_timeout: std::time::Duration::from_millis(30), ..config() };
+        let config = with_attempts(|limits| limits.body_idle_timeout = std::time::Duration::from_millis(30));
         let front = Front::with(config, &[&node]);
         let (send, chunks) = mpsc::unbounded_channel::<Bytes>();
         let chunks = futures_util::stream::unfold(chunks, |mut chunks| async move {
@@ -234,7 +234,7 @@ fn a_service_with_two_slots_never_sees_a_third_request() {
 fn when_all_stay_full_the_client_is_told_to_come_again() {
     over_both(async |over| {
         let node = Node::with_over(over, 1, 1, |_| async move { Response::new(endless(Arc::default())) }).await;
-        let config = ForwardConfig { queue_timeout: std::time::Duration::from_millis(50), ..config() };
+        let config = with_attempts(|limits| limits.queue_timeout = std::time::Duration::from_millis(50));
         let front = Front::with(config, &[&node]);
         let first = front.get("/service/web").await;
         let answer = front.post("/service/web", "x").await;

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use hedgerow_http::ForwardConfig;
 use hedgerow_proto::frame::Refusal;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::world::{AnyBody, Front, Node, Opened, config, in_time, on_a_shard, over_both, text, until};
+use crate::world::{AnyBody, Front, Node, Opened, in_time, on_a_shard, over_both, text, until, with_attempts};
 
 async fn hello(_: Request<Incoming>) -> Response<AnyBody> {
     Response::new(text("hello"))
@@ -156,7 +155,7 @@ fn a_kept_connection_that_has_closed_is_replaced_by_a_fresh_one_on_the_same_node
 fn a_service_that_takes_too_long_is_given_up_and_its_work_cancelled() {
     on_a_shard(async {
         let node = Node::with(1, 8, |_| std::future::pending()).await;
-        let config = ForwardConfig { answer_timeout: Duration::from_millis(30), ..config() };
+        let config = with_attempts(|limits| limits.answer_timeout = Duration::from_millis(30));
         let front = Front::with(config, &[&node]);
         for answer in [front.get("/service/web").await, front.post("/service/web", "x").await] {
             assert_eq!(answer.status(), 504);

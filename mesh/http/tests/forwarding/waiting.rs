@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use hedgerow_http::{ForwardConfig, now};
+use hedgerow_http::now;
 use hedgerow_proto::frame::{Refusal, WhenFull};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 
-use crate::world::{AnyBody, Front, Node, Opened, config, in_time, on_a_shard, text, until};
+use crate::world::{AnyBody, Front, Node, Opened, in_time, on_a_shard, text, until, with_attempts};
 
 #[test]
 fn requests_that_wait_for_a_full_node_wait_their_time_and_do_not_storm_it() {
@@ -21,7 +21,7 @@ fn requests_that_wait_for_a_full_node_wait_their_time_and_do_not_storm_it() {
         tokio::time::pause();
         let queue_timeout = Duration::from_millis(300);
         let node = Node::by_hand(1, 64, || Opened::Refused(Refusal::Full)).await;
-        let front = Front::with(ForwardConfig { queue_timeout, ..config() }, &[&node]);
+        let front = Front::with(with_attempts(|limits| limits.queue_timeout = queue_timeout), &[&node]);
         let began = now();
         let answers = futures_util::future::join_all((0..WAITING).map(|_| front.post("/service/web", "x"))).await;
         assert!(answers.iter().all(|answer| answer.status() == 503));
@@ -80,7 +80,7 @@ fn a_request_asks_everybody_before_it_stands_in_line_at_one() {
         let full = || Opened::Refused(Refusal::Full);
         let (one, two) = (Node::by_hand(1, 8, full).await, Node::by_hand(2, 8, full).await);
         let queue_timeout = Duration::from_millis(50);
-        let front = Front::with(ForwardConfig { queue_timeout, ..config() }, &[&one, &two]);
+        let front = Front::with(with_attempts(|limits| limits.queue_timeout = queue_timeout), &[&one, &two]);
         assert_eq!(front.post("/service/web", "x").await.status(), 503);
         let asked = [&one, &two].map(|node| node.services.when_full.lock().unwrap().clone());
         assert_eq!(asked.each_ref().map(|asked| asked[0]), [WhenFull::Refuse; 2]);
@@ -110,7 +110,7 @@ fn who_stands_in_line_is_served_there_and_does_not_take_the_node_for_silent() {
         let nodes = [Node::with(1, 1, handler.clone()).await, Node::with(2, 1, handler).await];
         let (one, two) = (&nodes[0], &nodes[1]);
         // Less than it stands in line.
-        let impatient = ForwardConfig { accept_patience: WhenFull::IN_LINE_MAX / 4, ..config() };
+        let impatient = with_attempts(|limits| limits.accept_patience = WhenFull::IN_LINE_MAX / 4);
         let (first, second) = (Front::before(&[one, two]), Front::with(impatient, &[one, two]));
         let hold = async || first.get("/service/web/hold").await.status();
         let ends = async {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hedgerow_http::{Candidate, Directory, ForwardConfig, Forwarder, Loads, Offer, Peer, Scheme, Stats};
+use hedgerow_proto::attempts::AttemptLimits;
 use hedgerow_proto::frame::{Hello, Preface, Refusal, ServiceConnection, WhenFull, close};
 use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
 use hedgerow_proto::key::SecretKey;
@@ -388,7 +389,14 @@ pub(crate) struct Front {
 
 /// The times of production are long for a test that waits them out.
 pub(crate) fn config() -> ForwardConfig {
-    ForwardConfig { accept_timeout: Duration::from_secs(1), ..ForwardConfig::default() }
+    with_attempts(|_| {})
+}
+
+/// With other times or bounds of a request's attempts.
+pub(crate) fn with_attempts(change: impl FnOnce(&mut AttemptLimits)) -> ForwardConfig {
+    let mut attempts = AttemptLimits { accept_timeout: Duration::from_secs(1), ..AttemptLimits::PRODUCTION };
+    change(&mut attempts);
+    ForwardConfig { attempts, ..ForwardConfig::default() }
 }
 
 impl Front {

@@ -109,6 +109,11 @@ impl Signed {
         NodeId(array(&self.bytes, 34))
     }
 
+    /// Its place in the order of what its writer says.
+    pub fn version(&self) -> Version {
+        Version { epoch: u64::from_be_bytes(array(&self.bytes, 66)), seq: u64::from_be_bytes(array(&self.bytes, 74)) }
+    }
+
     /// What it is about beside its writer: see the envelope.
     pub fn subject(&self) -> &[u8] {
         let bytes = usize::from(self.bytes[HEADER_BYTES - 1]);

@@ -16,6 +16,7 @@ use super::writer::{Entry, LeaseClock, Place, Writer, is_tombstone};
 use crate::clock::Time;
 use crate::id::NodeId;
 use crate::limits::Limits;
+use crate::mutation::{self, Mutation};
 use crate::record::{Body, Kind, Record, RecordKey, Signed};
 
 /// How a record came here.
@@ -83,7 +84,8 @@ impl Registry {
     fn place(&mut self, now: Time, signed: &Signed, record: &Record) -> Outcome {
         let Some(writer) = self.writers.get_mut(&record.writer) else { return Outcome::New };
         let (kind, version) = (record.body.kind(), record.version);
-        if kind != Kind::LEAVE && writer.left().is_some_and(|left| version <= left) {
+        let comes_back = mutation::is_active(Mutation::ResurrectingTombstone);
+        if kind != Kind::LEAVE && writer.left().is_some_and(|left| version <= left) && !comes_back {
             return Outcome::Left;
         }
         let Some(entry) = writer.entry(kind, record.body.subject()) else { return Outcome::New };
@@ -93,7 +95,8 @@ impl Registry {
             writer.conflicts.add(now);
             return if taken { Outcome::ConflictTaken } else { Outcome::ConflictIgnored };
         }
-        match version.cmp(&entry.record.version) {
+        let order = version.cmp(&entry.record.version);
+        match if mutation::is_active(Mutation::OlderVersionWins) { order.reverse() } else { order } {
             std::cmp::Ordering::Greater => Outcome::Advanced,
             std::cmp::Ordering::Equal => Outcome::Known,
             std::cmp::Ordering::Less => Outcome::Older,
@@ -292,6 +295,9 @@ impl Registry {
         let silent_for = writer.forget_at.map_or(Duration::ZERO, |forget_at| {
             (self.limits.lapse_after + self.limits.mark_kept).saturating_sub(forget_at.since(now))
         });
+        if mutation::is_active(Mutation::ThirdPartyRenewsLeases) && matches!(entry.record.body, Body::Lease(_)) {
+            return Duration::ZERO;
+        }
         match (&entry.record.body, writer.lease) {
             (Body::Lease(_), Some(lease)) if now < lease.expires => lease.ttl.saturating_sub(lease.expires.since(now)),
             (Body::Lease(lease), _) => lease.ttl.saturating_add(silent_for),

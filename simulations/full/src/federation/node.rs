@@ -14,6 +14,7 @@ use hedgerow_node::platform::{Connect, Platform};
 use hedgerow_node::service_spec::{ServiceAddress, ServiceSpec};
 use hedgerow_node::services::LocalServices;
 use hedgerow_node::settings::MeshListen;
+use hedgerow_process::durable;
 use hedgerow_process::exit::Failure;
 use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
 use hedgerow_proto::record::{Candidacy, Roles, ServiceHealth};
@@ -216,7 +217,7 @@ impl Files {
         for entry in std::fs::read_dir(directory)? {
             std::fs::remove_file(entry?.path())?;
         }
-        self.0.into_iter().try_for_each(|(path, content)| std::fs::write(path, content))
+        self.0.into_iter().try_for_each(|(path, content)| durable::replace(&path, &content))
     }
 }
 

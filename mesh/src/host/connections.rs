@@ -1,0 +1,133 @@
+//! Who is connected, and who is told of it: the swarm's events.
+
+use hedgerow_proto::peering::Part;
+use libp2p::PeerId;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{DialError, SwarmEvent};
+use libp2p::{identify, ping};
+use tracing::{debug, info, warn};
+
+use super::behaviour::BehaviourEvent;
+use super::{Host, Multiaddr, node_id};
+
+impl Host {
+    pub(super) fn dial(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        let options =
+            DialOpts::peer_id(peer).addresses(addresses).condition(PeerCondition::DisconnectedAndNotDialing).build();
+        if let Err(error) = self.swarm.dial(options) {
+            self.not_reached(peer, &error);
+        }
+    }
+
+    fn not_reached(&mut self, peer: PeerId, error: &DialError) {
+        debug!(%peer, %error, "cannot be reached");
+        // Another attempt is under way, or has succeeded.
+        if matches!(error, DialError::DialPeerConditionFalse(_)) {
+            return;
+        }
+        self.tell_connecting(peer, &Err(error.to_string()));
+        if let Some(node) = node_id(&peer) {
+            self.tell(|peering, _, now| peering.dial_failed(now, node));
+        }
+    }
+
+    /// Tells whoever waits for a connection to this peer. Some may have gone.
+    fn tell_connecting(&mut self, peer: PeerId, outcome: &Result<(), String>) {
+        for waiting in self.connecting.remove(&peer).into_iter().flatten() {
+            let _ = waiting.send(outcome.clone());
+        }
+    }
+
+    pub(super) fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::NewListenAddr { address, listener_id } => {
+                info!(%address, "listening for the mesh");
+                self.binding.remove(&listener_id);
+                self.status.send_modify(|status| {
+                    status.listening.push(address);
+                    status.binding = self.binding.len();
+                });
+            }
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                self.status.send_modify(|status| status.listening.retain(|bound| *bound != address));
+            }
+            SwarmEvent::ListenerError { error, .. } => warn!(%error, "a libp2p listener failed"),
+            SwarmEvent::ListenerClosed { reason, .. } => warn!(?reason, "a libp2p listener has closed"),
+            SwarmEvent::ConnectionEstablished { peer_id, .. } if node_id(&peer_id).is_none() => {
+                debug!(peer = %peer_id, "not the key of a node");
+                self.disconnect(peer_id);
+            }
+            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => self.not_reached(peer, &error),
+            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, cause, .. } => {
+                debug!(peer = %peer_id, cause = cause.map(tracing::field::display), "disconnected");
+                self.gone(peer_id);
+            }
+            SwarmEvent::Behaviour(event) => self.on_behaviour(event),
+            other => debug!(event = ?other, "libp2p"),
+        }
+    }
+
+    fn on_behaviour(&mut self, event: BehaviourEvent) {
+        match event {
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+                self.identified(peer_id, &info)
+            }
+            BehaviourEvent::Identify(identify::Event::Error { peer_id, error, .. }) => {
+                debug!(peer = %peer_id, %error, "does not say who it is");
+                self.disconnect(peer_id);
+            }
+            // One that does not speak the protocol is no dead one.
+            BehaviourEvent::Ping(ping::Event { result: Err(ping::Failure::Unsupported), .. }) => {}
+            BehaviourEvent::Ping(ping::Event { peer, connection, result: Err(error) }) => {
+                debug!(%peer, %error, "does not answer pings");
+                self.swarm.close_connection(connection);
+            }
+            BehaviourEvent::Gossip(event) => self.on_gossip(event),
+            BehaviourEvent::Peers(event) => self.on_request_response(event),
+            BehaviourEvent::Kad(event) => self.on_kademlia(event),
+            _ => {}
+        }
+    }
+
+    pub(super) fn disconnect(&mut self, peer: PeerId) {
+        // An error says that it has gone already.
+        let _ = self.swarm.disconnect_peer_id(peer);
+    }
+
+    /// A peer has said who it is.
+    fn identified(&mut self, peer: PeerId, info: &identify::Info) {
+        let ours = info.protocol_version == self.names.identify();
+        let Some(node) = node_id(&peer).filter(|_| ours) else {
+            debug!(%peer, said = info.protocol_version, "not of this federation");
+            self.disconnect(peer);
+            return;
+        };
+        self.status.send_if_modified(|status| status.peers.insert(peer));
+        self.tell_connecting(peer, &Ok(()));
+        let part = match info.protocols.contains(&self.names.peer()) {
+            true => Part::Coordinator,
+            false => Part::Worker,
+        };
+        let told = self.tell(|peering, replica, now| peering.connected(now, replica, node, part));
+        if told.is_some() && part == Part::Coordinator {
+            let new = self.status.send_if_modified(|status| status.coordinators.insert(node));
+            if new {
+                debug!(node = %node.short(), "a coordinator is connected");
+            }
+        }
+    }
+
+    fn gone(&mut self, peer: PeerId) {
+        self.tell_connecting(peer, &Err("the connection was closed".into()));
+        let Some(node) = node_id(&peer) else { return };
+        self.tell(|peering, replica, now| peering.disconnected(now, replica, node));
+        self.status.send_if_modified(|status| {
+            let known = status.peers.remove(&peer);
+            let coordinator = status.coordinators.remove(&node);
+            if coordinator {
+                debug!(node = %node.short(), "a coordinator is disconnected");
+            }
+            known || coordinator
+        });
+    }
+}
