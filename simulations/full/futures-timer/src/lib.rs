@@ -8,7 +8,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::time::Sleep;
@@ -32,7 +32,7 @@ impl Delay {
 
     /// Ready `duration` from now instead. Who was waiting goes on waiting, unless it had fired already.
     pub fn reset(&mut self, duration: Duration) {
-        // A tokio timer keeps its waker over a reset, and gives it away when it fires: just as the original.
+        // A tokio timer keeps its waker over a reset, and gives it away when it fires: so does the original.
         let deadline = tokio::time::sleep(duration).deadline();
         self.0.as_mut().reset(deadline);
     }
@@ -42,7 +42,15 @@ impl Future for Delay {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.as_mut().poll(cx)
+        // A tokio timer also takes in the waker of a poll that finds it fired, and would wake it after the next reset. The original
+        // does not, so neither may this: what has fired is not polled, or made anew.
+        if self.0.is_elapsed() {
+            return Poll::Ready(());
+        }
+        ready!(self.0.as_mut().poll(cx));
+        let deadline = self.0.deadline();
+        self.0.set(tokio::time::sleep_until(deadline));
+        Poll::Ready(())
     }
 }
 

@@ -111,6 +111,7 @@ impl Plan {
             mesh_listen: MeshListen::At(vec![listen]),
             heartbeat_timeout: AGENT_TIMEOUT,
             worker_timeout: AGENT_TIMEOUT,
+            urls: Default::default(),
         };
         let services = Arc::new(LocalServices::over(self.specs(), || {
             Box::new(OwnMachine { network: network.clone(), node: self.node })
@@ -129,6 +130,7 @@ impl Plan {
             seed: self.seed,
             platform: &platform,
             failures: &failures,
+            outward: None,
         };
         let membership = Membership::join(self.federation, &member).map_err(|failure| start(&failure))?;
         // The addresses of the simulation are those of a private network, and so are those of its entries.

@@ -29,6 +29,8 @@ const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 const TELL_INTERVAL: Duration = Duration::from_secs(5);
 /// How many coordinators they are told of.
 const TOLD_OF_MAX: usize = 3;
+/// When nothing is wrong, what a node says is known to every coordinator within this.
+const KNOWN_WITHIN: Duration = Duration::from_secs(5);
 /// A node that stops by itself is started again after this, as a service manager does.
 const RESTART_AFTER: Duration = Duration::from_secs(5);
 
@@ -110,6 +112,7 @@ enum Action {
     End(usize),
     Tell,
     Look,
+    Remember,
     Finish,
 }
 
@@ -137,8 +140,9 @@ struct World {
     faults_now: u32,
     /// Drifts of clocks before a fault changed them.
     drifts: BTreeMap<usize, i32>,
+    /// What everybody had said a while before the end.
+    said: Vec<view::Said>,
     series: Vec<Sample>,
-    violations: Vec<Violation>,
     restarts: u64,
 }
 
@@ -159,8 +163,8 @@ impl World {
             random,
             faults_now: 0,
             drifts: BTreeMap::new(),
+            said: Vec::new(),
             series: Vec::new(),
-            violations: Vec::new(),
             restarts: 0,
             settings,
         };
@@ -216,7 +220,9 @@ impl World {
         }
         self.schedule(Duration::ZERO, Action::Tell);
         self.schedule(SAMPLE_INTERVAL, Action::Look);
-        self.schedule(self.settings.scenario.duration.0, Action::Finish);
+        let end = self.settings.scenario.duration.0;
+        self.schedule(end.saturating_sub(KNOWN_WITHIN), Action::Remember);
+        self.schedule(end, Action::Finish);
     }
 
     fn schedule(&mut self, at: Duration, action: Action) {
@@ -242,6 +248,7 @@ impl World {
                     self.series.push(sample);
                     self.schedule(at + SAMPLE_INTERVAL, Action::Look);
                 }
+                Action::Remember => self.said = self.what_all_say(),
                 Action::Finish => break,
             }
         }
@@ -327,8 +334,6 @@ impl World {
 
     fn outcome(&self) -> Outcome {
         let (trace_hash, events) = self.network.trace();
-        let mut violations = self.violations.clone();
-        violations.extend(self.wrong_at_the_end());
         Outcome {
             layout: self.layout.clone(),
             plan: self.plan.clone(),
@@ -336,7 +341,7 @@ impl World {
             events,
             series: self.series.clone(),
             figures: self.figures(),
-            violations,
+            violations: self.wrong_at_the_end(),
             neighbours: self.neighbours(),
         }
     }

@@ -80,22 +80,18 @@ pub fn enter_process(view: ProcessView) -> ProcessView {
 pub(super) fn activate(seed: u64) -> Result<(), TimeError> {
     RANDOM.set(seed);
     ACTIVE.set(true);
-    let mut time = timespec { tv_sec: 0, tv_nsec: 0 };
-    let mut bytes = [0_u8; 8];
-    for (name, call) in [
-        // SAFETY: `time` is a valid place for the result.
-        (
-            "clock_gettime",
-            (&mut || unsafe { _ = libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) }) as &mut dyn FnMut(),
-        ),
-        // SAFETY: `bytes` is a valid place for that many bytes.
-        ("getrandom", &mut || unsafe { _ = libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) }),
-    ] {
-        let before = CALLS.get();
-        call();
-        if CALLS.get() == before {
-            return Err(TimeError::NotHooked(name));
-        }
+    let (mut time, mut bytes) = (timespec { tv_sec: 0, tv_nsec: 0 }, [0_u8; 8]);
+    let before = CALLS.get();
+    // SAFETY: `time` is a valid place for the result.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    if CALLS.get() == before {
+        return Err(TimeError::NotHooked("clock_gettime"));
+    }
+    let before = CALLS.get();
+    // SAFETY: `bytes` is a valid place for that many bytes.
+    unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if CALLS.get() == before {
+        return Err(TimeError::NotHooked("getrandom"));
     }
     Ok(())
 }
