@@ -13,12 +13,14 @@
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use hedgerow_process::durable;
 use hedgerow_process::exit::Failure;
 use hedgerow_process::key_file::{self, KeyFileError};
 use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::key::SecretKey;
+use tokio::task::JoinError;
 
 /// The epoch is a number; whatever is longer is something else.
 const EPOCH_FILE_BYTES_MAX: u64 = 64;
@@ -85,11 +87,22 @@ impl From<DataDirError> for Failure {
     }
 }
 
+/// Where it is waited for the disk by whoever must not wait himself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Waiting {
+    /// On a thread of the runtime's pool.
+    #[default]
+    Aside,
+    /// In place: nothing that happens then depends on when another thread is done.
+    InPlace,
+}
+
 /// A data directory, held by this process until it is dropped.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
     key: SecretKey,
+    waiting: Waiting,
     /// The lock goes when the file is closed, however the process ends.
     _lock: File,
 }
@@ -97,6 +110,11 @@ pub struct DataDir {
 impl DataDir {
     /// Takes the directory at `path`, which is made (mode 0700), with a new identity, if there is none.
     pub fn open(path: &Path) -> Result<Self, DataDirError> {
+        Self::open_with(path, Waiting::Aside)
+    }
+
+    /// The same, and says where the disk is waited for: the simulation's seam.
+    pub fn open_with(path: &Path, waiting: Waiting) -> Result<Self, DataDirError> {
         let mut builder = DirBuilder::new();
         builder.recursive(true);
         #[cfg(unix)]
@@ -104,7 +122,7 @@ impl DataDir {
         builder.create(path).map_err(disk("make the data directory", path))?;
         let lock = take_lock(path)?;
         let key = key_file::load_or_create_key(&path.join("identity.key"))?;
-        Ok(Self { path: path.to_owned(), key, _lock: lock })
+        Ok(Self { path: path.to_owned(), key, waiting, _lock: lock })
     }
 
     /// Where it is.
@@ -120,6 +138,20 @@ impl DataDir {
     /// The node's id.
     pub fn id(&self) -> NodeId {
         self.key.id()
+    }
+
+    /// Does something with the directory that takes its time, while other tasks run.
+    pub async fn while_others_run<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        match self.waiting {
+            Waiting::InPlace => Ok(work(self)),
+            Waiting::Aside => {
+                let data_dir = self.clone();
+                tokio::task::spawn_blocking(move || work(&data_dir)).await
+            }
+        }
     }
 
     /// Raises the epoch above all that this node has used, and above `other`, which a record of its own that it has

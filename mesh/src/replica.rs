@@ -314,8 +314,8 @@ impl Replica {
             }
             (snapshot::encode(registry, self.0.clock.now()), generation, registry.federation())
         };
-        let data_dir = self.0.data_dir.clone();
-        let stored = tokio::task::spawn_blocking(move || data_dir.store_snapshot(federation, &bytes)).await;
+        let data_dir = &self.0.data_dir;
+        let stored = data_dir.while_others_run(move |data_dir| data_dir.store_snapshot(federation, &bytes)).await;
         match stored {
             Ok(Ok(())) => self.0.lock().stored = generation,
             Ok(Err(error)) => warn!(%error, "the registry is not on disk: after a restart it is asked of a neighbour"),

@@ -341,7 +341,9 @@ impl Contract {
             let (due, _) = self.desk().poll_timeout();
             let pause = due.since(self.mesh.replica.now());
             tokio::select! {
-                () = sleep(pause) => {}
+                // While it is a worker nothing is looked after, so what is due stays due: waiting for it would be no waiting.
+                () = sleep(pause), if self.mesh.roles().coordinates() => {}
+                // Its record says so when it is one no longer, or one again.
                 _ = changes.changed() => sleep(LOOK_AFTER).await,
                 met = news.recv() => {
                     // What was missed is noticed when the desk looks round.
@@ -454,3 +456,6 @@ fn json(value: &impl Serialize) -> Bytes {
     // Our own types of numbers, texts and lists: there is nothing to fail.
     serde_json::to_vec(value).expect("plain data always serialises").into()
 }
+
+#[cfg(test)]
+mod tests;

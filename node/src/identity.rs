@@ -17,12 +17,16 @@ pub struct Identity {
 impl Identity {
     /// Opens the data directory, or makes it.
     pub fn open(path: &Path) -> Result<Self, Failure> {
-        let data_dir = Arc::new(DataDir::open(path)?);
+        Self::of(DataDir::open(path)?)
+    }
+
+    /// Another run of the node whose directory this is.
+    pub fn of(data_dir: DataDir) -> Result<Self, Failure> {
         let incarnation = getrandom::u64().map_err(|error| {
             Failure::runtime(format!("the system gives no randomness: {error}"))
                 .means("two runs of this node could not be told apart, so it did not start")
         })?;
-        Ok(Self { incarnation, data_dir })
+        Ok(Self { incarnation, data_dir: Arc::new(data_dir) })
     }
 
     /// The key.

@@ -29,6 +29,7 @@ pub mod membership;
 pub mod mesh;
 pub mod node;
 pub mod patience;
+pub mod platform;
 pub mod probe;
 pub mod registry_view;
 pub mod run;

@@ -7,7 +7,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use hedgerow_contract::DeskConfig;
 use hedgerow_contract::url::UrlPolicy;
-use hedgerow_mesh::clock::SystemClock;
 use hedgerow_mesh::host::Multiaddr;
 use hedgerow_mesh::replica::{Replica, ReplicaConfig, ReplicaError, SpeakError};
 use hedgerow_process::exit::Failure;
@@ -26,6 +25,7 @@ use crate::identity::Identity;
 use crate::mesh::addresses::Reach;
 use crate::mesh::{Mesh, MeshConfig};
 use crate::node::role_word;
+use crate::platform::Platform;
 use crate::services::LocalServices;
 use crate::settings::MeshListen;
 use crate::status::MeshStatus;
@@ -94,6 +94,8 @@ pub struct Member<'a> {
     pub drain: &'a watch::Sender<DrainState>,
     /// For jitter.
     pub seed: u64,
+    /// What it runs on.
+    pub platform: &'a Platform,
     /// Told when the membership cannot go on.
     pub failures: &'a mpsc::Sender<Failure>,
     /// For asking others on behalf of clients of the node's own port, if it has one.
@@ -120,13 +122,13 @@ pub struct Membership {
 impl Membership {
     /// Joins: opens the replica, says what the node is, and goes onto the mesh.
     pub fn join(federation: FederationId, member: &Member<'_>) -> Result<Self, Failure> {
-        let Member { identity, profile, services, failures, .. } = member;
+        let Member { identity, profile, services, platform, failures, .. } = member;
         let replica = Replica::open(ReplicaConfig {
             data_dir: identity.data_dir().clone(),
             federation,
             limits: Limits::PRODUCTION,
             incarnation: identity.incarnation,
-            clock: Arc::new(SystemClock),
+            clock: platform.clock.clone(),
         })
         .map_err(|error| cannot_go_on(&error))?;
         let (mesh, calls) = Mesh::new(MeshConfig {
@@ -137,6 +139,7 @@ impl Membership {
             roles: profile.roles,
             candidacy: profile.candidacy,
             listen: profile.mesh_listen.clone(),
+            spawn_host: platform.spawn_host.clone(),
             seed: member.seed,
         });
         let publisher = Arc::new(Publisher {

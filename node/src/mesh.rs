@@ -12,9 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hedgerow_mesh::host::link::Homes;
 use hedgerow_mesh::host::relay::RelayStreams;
-use hedgerow_mesh::host::{
-    Host, HostConfig, HostError, HostHandle, HostStatus, IncomingCall, Multiaddr, Part, keypair,
-};
+use hedgerow_mesh::host::{HostConfig, HostError, HostHandle, HostStatus, IncomingCall, Multiaddr, Part, keypair};
 use hedgerow_mesh::replica::Replica;
 use hedgerow_process::exit::Failure;
 use hedgerow_proto::clock::Time;
@@ -31,6 +29,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
+use crate::platform::SpawnHost;
 use crate::settings::MeshListen;
 
 pub mod addresses;
@@ -84,6 +83,7 @@ pub struct Mesh {
     key: SecretKey,
     listen: MeshListen,
     candidacy: Candidacy,
+    spawn_host: Arc<SpawnHost>,
     random: Mutex<fastrand::Rng>,
 }
 
@@ -147,6 +147,8 @@ pub struct MeshConfig {
     pub candidacy: Candidacy,
     /// Where it listens as a coordinator.
     pub listen: MeshListen,
+    /// Puts its host up.
+    pub spawn_host: Arc<SpawnHost>,
     /// For jitter.
     pub seed: u64,
 }
@@ -157,7 +159,7 @@ pub type Say = dyn Fn() + Send + Sync;
 impl Mesh {
     /// Nothing runs yet. What comes out of the receiver are calls that neighbours pass on.
     pub fn new(config: MeshConfig) -> (Arc<Self>, mpsc::Receiver<IncomingCall>) {
-        let MeshConfig { federation, replica, key, incarnation, roles, candidacy, listen, seed } = config;
+        let MeshConfig { federation, replica, key, incarnation, roles, candidacy, listen, spawn_host, seed } = config;
         let (calls, incoming) = mpsc::channel(CALLS);
         let mesh = Self {
             federation,
@@ -174,6 +176,7 @@ impl Mesh {
             key,
             listen,
             candidacy,
+            spawn_host,
             random: Mutex::new(fastrand::Rng::with_seed(seed)),
         };
         (Arc::new(mesh), incoming)
@@ -279,7 +282,7 @@ impl Mesh {
             listen,
             seed,
         };
-        Host::spawn(config)
+        (self.spawn_host)(config)
     }
 
     fn seed(&self) -> u64 {

@@ -23,6 +23,7 @@ use crate::identity::Identity;
 use crate::membership::{Member, Membership, Profile};
 use crate::mesh::Mesh;
 use crate::mesh::addresses::Reach;
+use crate::platform::Platform;
 use crate::registry_view::RegistryView;
 use crate::services::{LocalService, LocalServices};
 use crate::status::{
@@ -43,6 +44,7 @@ pub struct Node {
     pub drain: watch::Sender<DrainState>,
     /// Where its key is.
     pub data_dir: PathBuf,
+    platform: Platform,
     failures: mpsc::Sender<Failure>,
     started: Instant,
     listen: OnceLock<SocketAddr>,
@@ -69,6 +71,7 @@ impl Node {
             shutdown,
             drain: watch::Sender::new(DrainState::Running),
             data_dir,
+            platform: Platform::system(),
             failures,
             started: Instant::now(),
             listen: OnceLock::new(),
@@ -161,6 +164,7 @@ impl Node {
             services: &self.services,
             drain: &self.drain,
             seed: self.seed(),
+            platform: &self.platform,
             failures: &self.failures,
             outward: self.outward.get(),
         }

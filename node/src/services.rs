@@ -3,9 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hedgerow_proto::frame::{Preface, Refusal, ServiceConnection, StreamKind, WhenFull};
@@ -14,12 +13,12 @@ use hedgerow_proto::record::{ServiceHealth, ServiceOffer};
 use hedgerow_tunnel::link::BoxFuture;
 use hedgerow_tunnel::slots::{Granted, Slots};
 use hedgerow_tunnel::{BoxIo, OpenService, Services};
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
-use crate::service_spec::{ServiceAddress, ServiceSpec};
+use crate::platform::{Connect, Tcp};
+use crate::service_spec::ServiceSpec;
 
 /// How long a connection to a service on this machine or its LAN may take to come up.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -41,7 +40,7 @@ pub struct LocalService {
     pub spec: ServiceSpec,
     slots: Arc<Slots>,
     health: watch::Sender<Health>,
-    resolved: Mutex<Option<SocketAddr>>,
+    connects: Box<dyn Connect>,
     probe: ProbeSlot,
     /// A connection failed: the next probe should not wait.
     pub(crate) doubted: Notify,
@@ -88,7 +87,13 @@ pub struct ServiceCounts {
 impl LocalServices {
     /// All of them down until they are probed.
     pub fn new(specs: Vec<ServiceSpec>) -> Self {
-        let services = specs.into_iter().map(|spec| (spec.name.clone(), Arc::new(LocalService::new(spec)))).collect();
+        Self::over(specs, || Box::new(Tcp::default()))
+    }
+
+    /// The same, each reached by a connector of its own.
+    pub fn over(specs: Vec<ServiceSpec>, connector: impl Fn() -> Box<dyn Connect>) -> Self {
+        let service = |spec: ServiceSpec| (spec.name.clone(), Arc::new(LocalService::new(spec, connector())));
+        let services = specs.into_iter().map(service).collect();
         Self { services, health_changes: watch::Sender::new(0) }
     }
 
@@ -137,12 +142,12 @@ impl LocalServices {
 }
 
 impl LocalService {
-    fn new(spec: ServiceSpec) -> Self {
+    fn new(spec: ServiceSpec, connects: Box<dyn Connect>) -> Self {
         Self {
             slots: Slots::new(spec.capacity, KEPT_FOR),
             health: watch::Sender::new(Health { state: ServiceHealth::Down, since: Instant::now(), error: None }),
             spec,
-            resolved: Mutex::new(None),
+            connects,
             probe: ProbeSlot::default(),
             doubted: Notify::new(),
             counts: Counts::default(),
@@ -170,27 +175,13 @@ impl LocalService {
     }
 
     /// A connection to the service.
-    pub(crate) async fn connect(&self) -> io::Result<TcpStream> {
-        let known = *self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
-        let connect = async {
-            if let Some(address) = known
-                && let Ok(stream) = TcpStream::connect(address).await
-            {
-                return Ok(stream);
-            }
-            resolve_and_connect(&self.spec.address).await
-        };
-        let stream = timeout(CONNECT_TIMEOUT, connect).await.unwrap_or_else(|_| {
+    pub(crate) async fn connect(&self) -> io::Result<BoxIo> {
+        timeout(CONNECT_TIMEOUT, self.connects.connect(&self.spec.address)).await.unwrap_or_else(|_| {
             Err(io::Error::new(
                 io::ErrorKind::TimedOut,
                 format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()),
             ))
-        })?;
-        stream.set_nodelay(true)?;
-        if let Ok(peer) = stream.peer_addr() {
-            *self.resolved.lock().unwrap_or_else(PoisonError::into_inner) = Some(peer);
-        }
-        Ok(stream)
+        })
     }
 
     async fn open(&self, preface: &Preface) -> Result<OpenService, Refusal> {
@@ -204,7 +195,7 @@ impl LocalService {
         let (io, reused): (BoxIo, bool) = match granted.kept {
             Some(kept) => (kept, true),
             None => match self.connect().await {
-                Ok(stream) => (Box::new(stream), false),
+                Ok(stream) => (stream, false),
                 Err(error) => {
                     debug!(request = %preface.request, service = %self.spec.name, %error, "the service takes no connection");
                     self.counts.refused_down.fetch_add(1, Ordering::Relaxed);
@@ -260,10 +251,6 @@ impl LocalService {
             () = self.probe.call_off.notified() => None,
         }
     }
-}
-
-async fn resolve_and_connect(address: &ServiceAddress) -> io::Result<TcpStream> {
-    TcpStream::connect((address.host.as_str(), address.port)).await
 }
 
 impl Services for LocalServices {

@@ -11,7 +11,6 @@ use hedgerow_proto::record::{Kind, Signed, Version};
 use hedgerow_proto::registry::{Presence, Registry};
 
 use crate::book::{Ended, Key};
-use crate::member::Member;
 use crate::message::RequestNumber;
 use crate::world::{Process, World};
 
@@ -130,7 +129,7 @@ impl Checker {
         for node in &replicas {
             let Some(registry) = registry(world, *node) else { continue };
             if *registry.limits() == Limits::PRODUCTION {
-                wrong.extend(stale(&due, registry).into_iter().map(|what| ("stale", *node, what)));
+                wrong.extend(stale(world, &due, registry).into_iter().map(|what| ("stale", *node, what)));
             }
         }
         for node in replicas.iter().filter(|node| world.settings.layout.entries.contains(node)) {
@@ -263,21 +262,32 @@ fn due(world: &World, replicas: &[u32]) -> BTreeMap<Key, Version> {
     let before = now.saturating_sub(KNOWN_AFTER);
     let is_trusted = |writer: &NodeId| !world.book.untrusted.contains(writer);
     let mut due = BTreeMap::new();
-    for ((writer, kind, subject), (version, _, said)) in &world.book.newest {
-        let index = world.book.index.get(writer).copied().unwrap_or(u32::MAX);
-        // Whoever coordinates no longer has nobody to tell of those who were with it, and is not asked.
-        let still_says = *kind != Kind::ATTACHMENT || world.member(index).is_some_and(Member::coordinates);
-        // A Leave is heard by whoever is there to hear it.
-        if *said <= before && *kind != Kind::LEAVE && still_says && is_trusted(writer) && is_well(world, index, now) {
-            due.insert((*writer, *kind, subject.clone()), *version);
+    let said_before = |key: &Key, version: Version| {
+        let said = world.book.newest.get(key).filter(|(newest, ..)| *newest == version);
+        said.is_none_or(|(.., said)| *said <= before)
+    };
+    for node in world.settings.layout.honest().filter(|node| is_well(world, *node, now)) {
+        let Some(member) = world.member(node).filter(|member| is_trusted(&member.id())) else { continue };
+        let id = member.id();
+        let own = member.core.registry().records_of(&id);
+        // Whoever coordinates no longer has nobody to tell of those who were with it, and is not asked; a Leave is heard by
+        // whoever is there to hear it.
+        let asked = own.filter(|signed| match signed.kind() {
+            Kind::ATTACHMENT => member.coordinates(),
+            kind => kind != Kind::LEAVE,
+        });
+        for signed in asked {
+            let key = (id, signed.kind(), signed.subject().to_vec());
+            if said_before(&key, signed.version()) {
+                due.insert(key, signed.version());
+            }
         }
     }
     for registry in replicas.iter().filter_map(|node| registry(world, *node)) {
         for id in world.book.index.keys().filter(|id| is_trusted(id)) {
             for signed in registry.records_of(id) {
                 let key = (*id, signed.kind(), signed.subject().to_vec());
-                let said = world.book.newest.get(&key).filter(|(version, ..)| *version == signed.version());
-                if said.is_none_or(|(.., said)| *said <= before) {
+                if said_before(&key, signed.version()) {
                     let newest = due.entry(key).or_insert(signed.version());
                     *newest = (*newest).max(signed.version());
                 }
@@ -288,7 +298,7 @@ fn due(world: &World, replicas: &[u32]) -> BTreeMap<Key, Version> {
 }
 
 /// What this replica does not know, and should.
-fn stale(due: &BTreeMap<Key, Version>, registry: &Registry) -> Vec<String> {
+fn stale(world: &World, due: &BTreeMap<Key, Version>, registry: &Registry) -> Vec<String> {
     let behind = |((writer, kind, subject), version): (&Key, &Version)| {
         let mut records = registry.records_of(writer);
         let held = records.find(|signed| signed.kind() == *kind && signed.subject() == &subject[..]);
@@ -296,7 +306,8 @@ fn stale(due: &BTreeMap<Key, Version>, registry: &Registry) -> Vec<String> {
         let left = registry.records_of(writer).find(|signed| signed.kind() == Kind::LEAVE);
         let is_over = left.is_some_and(|left| left.version() >= *version);
         let behind = !is_over && held.is_none_or(|held| held < *version);
-        behind.then(|| format!("{kind:?} of {} at {version:?} is not known; {held:?} is", writer.short()))
+        let index = world.book.index.get(writer);
+        behind.then(|| format!("{kind:?} of node {index:?} at {version:?} is not known; {held:?} is"))
     };
     due.iter().filter_map(behind).collect()
 }

@@ -62,6 +62,14 @@ impl Context<'_> {
         self.clock.read(self.net.now)
     }
 
+    /// Something is wrong here, if this one keeps the rules.
+    pub(crate) fn wrong(&mut self, rule: &'static str, what: String) {
+        let (at, me) = (self.net.now, self.me);
+        if !self.book.untrusted.contains(&self.book.id(me)) {
+            self.book.wrong(at, rule, Some(me), what);
+        }
+    }
+
     pub(crate) fn send(&mut self, connection: ConnectionId, message: Message) {
         self.net.send(connection, self.me, message);
     }

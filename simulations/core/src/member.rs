@@ -18,7 +18,7 @@ use hedgerow_proto::record::{
     Body, Candidacy, Hardware, Home, Kind, NodeRecord, Roles, ServiceHealth, ServiceOffer, Signed, Unknown,
 };
 use hedgerow_proto::registry::{Registry, Source};
-use hedgerow_proto::replica::{Core, Event};
+use hedgerow_proto::replica::{Core, Event, SpeakError};
 use hedgerow_proto::snapshot;
 use hedgerow_proto::sync::Session;
 use hedgerow_sim_model::random;
@@ -318,7 +318,8 @@ impl Member {
                     Ok(epoch) => self.core.epoch_raised(ctx.now(), epoch),
                     Err(_) => self.ends = Some(Ends::DiskFull),
                 },
-                Event::Failed(_) => self.ends = Some(Ends::KeyInUse),
+                Event::Failed(SpeakError::KeyInUse(_)) => self.ends = Some(Ends::KeyInUse),
+                Event::Failed(error) => ctx.wrong("cannot-speak", error.to_string()),
                 Event::GuestNews(_) => {}
             }
         }
@@ -364,8 +365,11 @@ impl Member {
 
     fn announce(&mut self, ctx: &mut Context<'_>) {
         let record = self.record(ctx);
-        if self.core.announce(ctx.now(), record).is_err() {
-            self.ends = Some(Ends::KeyInUse);
+        match self.core.announce(ctx.now(), record) {
+            Ok(()) => {}
+            Err(SpeakError::KeyInUse(_)) => self.ends = Some(Ends::KeyInUse),
+            // What it has to say of itself is always good, and always finds room with itself.
+            Err(error) => ctx.wrong("cannot-speak", error.to_string()),
         }
         // What a worker says beside its own record goes nowhere: it hands over that one only.
         if self.nature.newer_version && self.roles.coordinates() {

@@ -147,11 +147,11 @@ impl Links {
         let mut late = Duration::ZERO;
         let mut timeout = (latency * 2 + RTO_MIN / 2).max(RTO_MIN);
         let mut lost = self.random.f64() < per_send;
-        let again = (loss * burst).min(0.9).max(loss);
         while lost {
             late += timeout;
             timeout = (timeout * 2).min(RTO_MAX);
-            lost = self.random.f64() < again;
+            // By then the burst is over.
+            lost = self.random.f64() < loss;
         }
         late
     }

@@ -205,7 +205,9 @@ impl Seeker {
     fn begin(&mut self, now: Time, hints: &Hints) {
         // What is not known any more will not be tried.
         self.failed.retain(|node, at| now.since(*at) < AVOID_FOR && hints.contains(node));
-        let mut round: Vec<_> = hints.all().map(|(node, addresses)| (node, addresses.to_vec())).collect();
+        // One that has been a coordinator has been told of itself, and is nobody's home any more.
+        let others = hints.all().filter(|(node, _)| *node != self.me);
+        let mut round: Vec<_> = others.map(|(node, addresses)| (node, addresses.to_vec())).collect();
         round.sort_by_cached_key(|(node, _)| (self.failed.contains_key(node), Reverse(self.weight(node))));
         self.round = round.into();
         self.try_next(now);

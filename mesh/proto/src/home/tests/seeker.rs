@@ -134,6 +134,16 @@ fn pauses_grow_to_a_bound_and_something_new_ends_one() {
     assert_eq!(worker.happens(Event::Heard), [], "not while one is tried");
 }
 
+/// Found by the simulation.
+#[test]
+fn a_coordinator_that_has_stepped_down_does_not_make_its_home_with_itself() {
+    let mut worker = Worker::new([ME, 3]);
+    let home = connects(&worker.wakes());
+    assert_eq!(home, id(3));
+    let outputs = worker.happens(Event::NotReached(home));
+    assert_eq!(outputs, [], "nobody else is known");
+}
+
 #[test]
 fn workers_are_spread_over_coordinators() {
     let hints = hints(0..4);

@@ -1,0 +1,70 @@
+//! What the node takes from outside: its clock, the network under its libp2p host, and the connections to its services. The
+//! simulation puts its own in their place.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hedgerow_mesh::clock::{Clock, SystemClock};
+use hedgerow_mesh::host::{Host, HostConfig, HostError, HostHandle};
+use hedgerow_tunnel::BoxIo;
+use hedgerow_tunnel::link::BoxFuture;
+use tokio::net::TcpStream;
+
+use crate::service_spec::ServiceAddress;
+
+/// Puts a host up, and runs it for as long as somebody holds a handle.
+pub type SpawnHost = dyn Fn(HostConfig) -> Result<HostHandle, HostError> + Send + Sync;
+
+/// Connects to a service.
+pub trait Connect: Send + Sync {
+    /// A new connection to this address.
+    fn connect<'a>(&'a self, address: &'a ServiceAddress) -> BoxFuture<'a, io::Result<BoxIo>>;
+}
+
+/// What the node takes from outside.
+#[derive(Clone)]
+pub struct Platform {
+    /// The clock of its replicas.
+    pub clock: Arc<dyn Clock>,
+    /// Puts its libp2p hosts up.
+    pub spawn_host: Arc<SpawnHost>,
+}
+
+impl Platform {
+    /// What the binary runs on.
+    pub fn system() -> Self {
+        Self { clock: Arc::new(SystemClock), spawn_host: Arc::new(Host::spawn) }
+    }
+}
+
+/// Connects to one service by TCP, where it was found last or where its name now leads.
+#[derive(Debug, Default)]
+pub struct Tcp {
+    resolved: Mutex<Option<SocketAddr>>,
+}
+
+impl Tcp {
+    async fn dial(&self, address: &ServiceAddress) -> io::Result<TcpStream> {
+        let known = *self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(address) = known
+            && let Ok(stream) = TcpStream::connect(address).await
+        {
+            return Ok(stream);
+        }
+        TcpStream::connect((address.host.as_str(), address.port)).await
+    }
+}
+
+impl Connect for Tcp {
+    fn connect<'a>(&'a self, address: &'a ServiceAddress) -> BoxFuture<'a, io::Result<BoxIo>> {
+        Box::pin(async move {
+            let stream = self.dial(address).await?;
+            stream.set_nodelay(true)?;
+            if let Ok(peer) = stream.peer_addr() {
+                *self.resolved.lock().unwrap_or_else(PoisonError::into_inner) = Some(peer);
+            }
+            Ok(Box::new(stream) as BoxIo)
+        })
+    }
+}

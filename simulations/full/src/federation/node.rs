@@ -1,0 +1,239 @@
+//! One node: what the product calls a membership, with all that belongs to it, over the simulation's clock, disk and network.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hedgerow_mesh::clock::Clock;
+use hedgerow_mesh::data_dir::{DataDir, Waiting};
+use hedgerow_mesh::host::{Host, HostConfig, HostError};
+use hedgerow_node::identity::Identity;
+use hedgerow_node::membership::{Member, Membership, Profile};
+use hedgerow_node::mesh::addresses::Reach;
+use hedgerow_node::platform::{Connect, Platform};
+use hedgerow_node::service_spec::{ServiceAddress, ServiceSpec};
+use hedgerow_node::services::LocalServices;
+use hedgerow_node::settings::MeshListen;
+use hedgerow_process::durable;
+use hedgerow_process::exit::Failure;
+use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
+use hedgerow_proto::record::{Candidacy, Roles, ServiceHealth};
+use hedgerow_proto::registry::{Digest, Registry};
+use hedgerow_tunnel::link::BoxFuture;
+use hedgerow_tunnel::{BoxIo, DrainState};
+use tokio::sync::{mpsc, watch};
+
+use super::clock::MachineClock;
+use super::process::Process;
+use crate::net::transport::{Security, upgraded};
+use crate::net::{Network, address};
+
+/// Where coordinators listen.
+const MESH_PORT: u16 = 4001;
+/// Where the first service of a node listens, on its own machine.
+const SERVICE_PORT: u16 = 8000;
+/// What agents of the existing contract are given, as the binary does by default.
+const AGENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long what a node was doing may take to end with it.
+const ENDS_WITHIN: Duration = Duration::from_secs(30);
+
+/// Why a node does not start, or does not end.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The product says so.
+    #[error("node {node} does not start: {reason}")]
+    Start {
+        /// Which.
+        node: u32,
+        /// In the product's words.
+        reason: String,
+    },
+    /// Something of it still holds its data directory.
+    #[error("node {node} was killed and something of it lives on: a task that nothing ends")]
+    LivesOn {
+        /// Which.
+        node: u32,
+    },
+    /// The simulation's own disk does not do what it must.
+    #[error("the data directory of node {node} cannot be prepared: {error}")]
+    Disk {
+        /// Which.
+        node: u32,
+        /// What the system says.
+        error: std::io::Error,
+    },
+}
+
+/// What a node is, whatever happens to it.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    pub(super) node: u32,
+    pub(super) federation: FederationId,
+    pub(super) directory: PathBuf,
+    pub(super) roles: Roles,
+    pub(super) candidacy: Candidacy,
+    pub(super) services: Vec<(ServiceName, u32)>,
+    pub(super) security: Security,
+    pub(super) seed: u64,
+}
+
+/// A node that runs.
+pub(super) struct Running {
+    pub(super) process: Process,
+    pub(super) membership: Membership,
+    pub(super) failed: mpsc::Receiver<Failure>,
+    drain: watch::Sender<DrainState>,
+    data_dir: Arc<DataDir>,
+}
+
+impl Plan {
+    /// Starts the node with what is in its directory.
+    pub(super) fn start(&self, network: &Network, clock: Arc<MachineClock>) -> Result<Running, NodeError> {
+        let process = Process::default();
+        process.clone().within(|| self.start_within(network, clock, process))
+    }
+
+    fn start_within(
+        &self,
+        network: &Network,
+        clock: Arc<MachineClock>,
+        process: Process,
+    ) -> Result<Running, NodeError> {
+        let start = |reason: &dyn std::fmt::Display| NodeError::Start { node: self.node, reason: reason.to_string() };
+        let data_dir = DataDir::open_with(&self.directory, Waiting::InPlace).map_err(|error| start(&error))?;
+        let identity = Identity::of(data_dir).map_err(|failure| start(&failure))?;
+        let listen = address::multiaddr(address::of(self.node, MESH_PORT));
+        let profile = Profile {
+            roles: self.roles,
+            candidacy: self.candidacy,
+            location: String::new(),
+            hardware: Default::default(),
+            mesh_listen: MeshListen::At(vec![listen]),
+            heartbeat_timeout: AGENT_TIMEOUT,
+            worker_timeout: AGENT_TIMEOUT,
+            urls: Default::default(),
+        };
+        let services = Arc::new(LocalServices::over(self.specs(), || {
+            Box::new(OwnMachine { network: network.clone(), node: self.node })
+        }));
+        for service in services.iter() {
+            services.set_health(service, ServiceHealth::Up, None);
+        }
+        let platform = self.platform(network, clock, process.clone());
+        let drain = watch::Sender::new(DrainState::Running);
+        let (failures, failed) = mpsc::channel(1);
+        let member = Member {
+            identity: &identity,
+            profile: &profile,
+            services: &services,
+            drain: &drain,
+            seed: self.seed,
+            platform: &platform,
+            failures: &failures,
+            outward: None,
+        };
+        let membership = Membership::join(self.federation, &member).map_err(|failure| start(&failure))?;
+        // The addresses of the simulation are those of a private network, and so are those of its entries.
+        drop(membership.dial_config(Reach::Network));
+        let data_dir = identity.data_dir().clone();
+        Ok(Running { process, membership, failed, drain, data_dir })
+    }
+
+    fn platform(&self, network: &Network, clock: Arc<dyn Clock>, process: Process) -> Platform {
+        let (network, node, security) = (network.clone(), self.node, self.security);
+        let spawn_host = move |config: HostConfig| {
+            let transport = upgraded(&network, node, &config.key, security);
+            let transport = transport.map_err(|error| HostError::Setup(error.to_string()))?;
+            let (host, handle) = Host::new(config, transport, process.clone())?;
+            process.spawn(host.run());
+            Ok(handle)
+        };
+        Platform { clock, spawn_host: Arc::new(spawn_host) }
+    }
+
+    fn specs(&self) -> Vec<ServiceSpec> {
+        let spec = |(port, (name, capacity)): (u16, &(ServiceName, u32))| ServiceSpec {
+            name: name.clone(),
+            address: ServiceAddress { host: address::of(self.node, port).ip().to_string(), port },
+            capacity: *capacity,
+            health: None,
+        };
+        (SERVICE_PORT..).zip(&self.services).map(spec).collect()
+    }
+}
+
+impl Running {
+    pub(super) fn id(&self) -> NodeId {
+        self.membership.replica.node()
+    }
+
+    pub(super) fn digest(&self) -> Digest {
+        self.membership.replica.read(Registry::digest)
+    }
+
+    pub(super) fn coordinates(&self) -> bool {
+        self.membership.mesh.roles().coordinates()
+    }
+
+    /// Says that it goes.
+    pub(super) async fn say_leave(&self) {
+        self.membership.contract.hand_over().await;
+        self.membership.leave();
+        self.drain.send_replace(DrainState::Draining);
+    }
+
+    /// Kills it. What it would have written in an orderly end is not written.
+    pub(super) async fn kill(self, plan: &Plan) -> Result<(), NodeError> {
+        let node = plan.node;
+        let before = Files::read(&plan.directory).map_err(|error| NodeError::Disk { node, error })?;
+        let Self { process, membership, data_dir, drain, .. } = self;
+        process.kill().await;
+        drop((membership, drain));
+        let ended = async {
+            while Arc::strong_count(&data_dir) > 1 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let ended = tokio::time::timeout(ENDS_WITHIN, ended).await;
+        drop(data_dir);
+        ended.map_err(|_| NodeError::LivesOn { node })?;
+        before.restore(&plan.directory).map_err(|error| NodeError::Disk { node, error })
+    }
+}
+
+/// What was in a data directory at some moment: some of a killed node's tasks end in an orderly way, which a killed process would
+/// not have done.
+struct Files(Vec<(PathBuf, Vec<u8>)>);
+
+impl Files {
+    fn read(directory: &Path) -> std::io::Result<Self> {
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(directory)? {
+            let path = entry?.path();
+            files.push((path.clone(), std::fs::read(path)?));
+        }
+        Ok(Self(files))
+    }
+
+    fn restore(self, directory: &Path) -> std::io::Result<()> {
+        for entry in std::fs::read_dir(directory)? {
+            std::fs::remove_file(entry?.path())?;
+        }
+        self.0.into_iter().try_for_each(|(path, content)| durable::replace(&path, &content))
+    }
+}
+
+/// Connects to services on the node's own machine.
+struct OwnMachine {
+    network: Network,
+    node: u32,
+}
+
+impl Connect for OwnMachine {
+    fn connect<'a>(&'a self, service: &'a ServiceAddress) -> BoxFuture<'a, std::io::Result<BoxIo>> {
+        Box::pin(async move {
+            let stream = self.network.dial(self.node, address::of(self.node, service.port)).await?;
+            Ok(Box::new(stream) as BoxIo)
+        })
+    }
+}

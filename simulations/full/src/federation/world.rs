@@ -1,0 +1,348 @@
+//! The course of a run: who joins when, which fault begins and ends, what is looked at.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hedgerow_proto::id::{FederationId, ServiceName};
+use hedgerow_proto::record::{Candidacy, Roles};
+use hedgerow_sim_model::links::Links;
+use hedgerow_sim_model::plan::{Effect, Incident, Layout, Plan};
+use hedgerow_sim_model::random;
+use hedgerow_sim_model::results::{Sample, Violation};
+use hedgerow_sim_model::scenario::{LimitsName, Scenario};
+use tracing::{info, warn};
+
+use super::clock::MachineClock;
+use super::node::{self, NodeError, Running};
+use crate::net::Network;
+use crate::net::transport::Security;
+use crate::time;
+
+mod faults;
+mod view;
+
+/// How often things are looked at.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often nodes are told of coordinators, as an entry does.
+const TELL_INTERVAL: Duration = Duration::from_secs(5);
+/// How many coordinators they are told of.
+const TOLD_OF_MAX: usize = 3;
+/// When nothing is wrong, what a node says is known to every coordinator within this.
+const KNOWN_WITHIN: Duration = Duration::from_secs(5);
+/// A node that stops by itself is started again after this, as a service manager does.
+const RESTART_AFTER: Duration = Duration::from_secs(5);
+
+/// What is run.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What is simulated.
+    pub scenario: Scenario,
+    /// The seed.
+    pub seed: u64,
+    /// Another plan than the one that the seed gives: a shorter one.
+    pub plan: Option<Plan>,
+    /// How connections prove their keys.
+    pub security: Security,
+    /// A folder that is empty and stays there for the run.
+    pub directory: PathBuf,
+}
+
+/// Why a scenario cannot be run at this level.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// It wants something that is not simulated here.
+    #[error("this scenario has {0}, which the full level does not simulate: run it with --level core")]
+    NotSimulated(&'static str),
+}
+
+/// What a run came to.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Who was who.
+    pub layout: Layout,
+    /// What happened to them.
+    pub plan: Plan,
+    /// The hash of all that happened.
+    pub trace_hash: String,
+    /// Of how many events.
+    pub events: u64,
+    /// How things stood, each second.
+    pub series: Vec<Sample>,
+    /// Named figures.
+    pub figures: BTreeMap<String, f64>,
+    /// What was wrong.
+    pub violations: Vec<Violation>,
+    /// Who was connected to whom at the end, among the coordinators.
+    pub neighbours: Vec<(u32, u32)>,
+}
+
+impl Settings {
+    /// Whether all that the scenario wants is simulated at this level.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        let plan = self.plan.clone().unwrap_or_else(|| Plan::draw(&self.scenario, self.seed).0);
+        let adversary =
+            |incident: &Incident| matches!(incident.effect, Effect::Byzantine { .. } | Effect::Sybil { .. });
+        if plan.incidents.iter().any(adversary) {
+            return Err(SettingsError::NotSimulated("nodes that keep no rule"));
+        }
+        if self.scenario.population.limits != LimitsName::Production {
+            return Err(SettingsError::NotSimulated("limits other than those of the binaries"));
+        }
+        if self.scenario.population.newer_version > 0.0 {
+            return Err(SettingsError::NotSimulated("nodes of a later version"));
+        }
+        Ok(())
+    }
+}
+
+/// Runs it; within virtual time.
+pub async fn run(settings: Settings) -> Result<Outcome, NodeError> {
+    let mut world = World::new(settings);
+    let ended = world.live().await;
+    ended.map(|()| world.outcome())
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy)]
+enum Action {
+    Start(u32),
+    Begin(usize),
+    End(usize),
+    Tell,
+    Look,
+    Remember,
+    Finish,
+}
+
+/// A node's place.
+struct Place {
+    plan: node::Plan,
+    /// It runs on through restarts of the node.
+    clock: Arc<MachineClock>,
+    running: Option<Running>,
+    /// It should run, if nothing is in the way.
+    wanted: bool,
+    /// Other nodes run with its key.
+    cloned: bool,
+}
+
+struct World {
+    settings: Settings,
+    layout: Layout,
+    plan: Plan,
+    network: Network,
+    places: BTreeMap<u32, Place>,
+    agenda: BTreeMap<(Duration, u64), Action>,
+    number: u64,
+    random: fastrand::Rng,
+    faults_now: u32,
+    /// Drifts of clocks before a fault changed them.
+    drifts: BTreeMap<usize, i32>,
+    /// What everybody had said a while before the end.
+    said: Vec<view::Said>,
+    series: Vec<Sample>,
+    restarts: u64,
+}
+
+impl World {
+    fn new(settings: Settings) -> Self {
+        let Settings { scenario, seed, .. } = &settings;
+        let (drawn, layout) = Plan::draw(scenario, *seed);
+        let plan = settings.plan.clone().unwrap_or(drawn);
+        let network = Network::new(Links::new(scenario, &layout, *seed), layout.len());
+        let random = random::stream(*seed, "world", 0);
+        let mut world = Self {
+            layout,
+            plan,
+            network,
+            places: BTreeMap::new(),
+            agenda: BTreeMap::new(),
+            number: 0,
+            random,
+            faults_now: 0,
+            drifts: BTreeMap::new(),
+            said: Vec::new(),
+            series: Vec::new(),
+            restarts: 0,
+            settings,
+        };
+        let nodes = world.layout.honest().chain(world.layout.adversaries.clone());
+        for node in nodes {
+            let place = world.place(node);
+            world.places.insert(node, place);
+        }
+        world.plan_course();
+        world
+    }
+
+    fn place(&self, index: u32) -> Place {
+        let (population, seed) = (&self.settings.scenario.population, self.settings.seed);
+        let mut random = random::stream(seed, "node", u64::from(index));
+        let coordinates = self.layout.coordinators.contains(&index);
+        let elective = !coordinates && random.f64() < population.elective;
+        let mut services: Vec<u32> = (0..population.services).collect();
+        random.shuffle(&mut services);
+        services.truncate(if coordinates { 0 } else { population.services_per_worker as usize });
+        let name = |service: &u32| Some((ServiceName::new(&format!("service-{service}")).ok()?, population.capacity));
+        let federation = FederationId(random::bytes(seed, "federation", 0));
+        let plan = node::Plan {
+            node: index,
+            federation,
+            directory: self.settings.directory.join(format!("node-{index}")),
+            roles: if coordinates { Roles::Coordinator } else { Roles::Worker },
+            candidacy: if elective { Candidacy::Elective } else { Candidacy::Fixed },
+            services: services.iter().filter_map(name).collect(),
+            security: self.settings.security,
+            seed: random.u64(..),
+        };
+        // Since when each machine is up, and how good its clock is, is its own.
+        let shown = Duration::from_secs(1000) + population.clock_offset_max.0.mul_f64(random.f64());
+        let ppm = i32::try_from(population.clock_drift_ppm_max).unwrap_or(i32::MAX);
+        let clock = Arc::new(MachineClock::new(shown, random.i32(-ppm..=ppm)));
+        Place { plan, clock, running: None, wanted: false, cloned: false }
+    }
+
+    fn plan_course(&mut self) {
+        let joins_over = self.settings.scenario.population.joins_over.0;
+        for node in self.layout.coordinators.start..self.layout.workers.end {
+            let first = node == self.layout.coordinators.start;
+            let at = if first { Duration::ZERO } else { joins_over.mul_f64(self.random.f64()) };
+            self.schedule(at, Action::Start(node));
+        }
+        for index in 0..self.plan.incidents.len() {
+            let Incident { at, until, .. } = self.plan.incidents[index];
+            self.schedule(at.0, Action::Begin(index));
+            if let Some(until) = until {
+                self.schedule(until.0, Action::End(index));
+            }
+        }
+        self.schedule(Duration::ZERO, Action::Tell);
+        self.schedule(SAMPLE_INTERVAL, Action::Look);
+        let end = self.settings.scenario.duration.0;
+        self.schedule(end.saturating_sub(KNOWN_WITHIN), Action::Remember);
+        self.schedule(end, Action::Finish);
+    }
+
+    fn schedule(&mut self, at: Duration, action: Action) {
+        self.number += 1;
+        self.agenda.insert((at, self.number), action);
+    }
+
+    async fn live(&mut self) -> Result<(), NodeError> {
+        tokio::spawn(self.network.clone().drive());
+        while let Some(((at, _), action)) = self.agenda.pop_first() {
+            time::until(hedgerow_proto::clock::Time::from_origin(at)).await;
+            match action {
+                Action::Start(node) => self.start(node),
+                Action::Begin(index) => self.begin(index).await?,
+                Action::End(index) => self.end(index).await?,
+                Action::Tell => {
+                    self.tell_all();
+                    self.schedule(at + TELL_INTERVAL, Action::Tell);
+                }
+                Action::Look => {
+                    self.restart_failed().await?;
+                    let sample = self.look();
+                    self.series.push(sample);
+                    self.schedule(at + SAMPLE_INTERVAL, Action::Look);
+                }
+                Action::Remember => self.said = self.what_all_say(),
+                Action::Finish => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts a node that should run and does not.
+    fn start(&mut self, node: u32) {
+        let network = self.network.clone();
+        let Some(place) = self.places.get_mut(&node) else { return };
+        place.wanted = true;
+        if place.running.is_some() {
+            return;
+        }
+        match place.plan.start(&network, place.clock.clone()) {
+            Ok(running) => {
+                info!(node, id = %running.id(), "starts");
+                network.note(node, &running.id().0);
+                place.running = Some(running);
+                self.tell(node);
+            }
+            Err(error) => {
+                warn!(%error, "it is tried again");
+                let at = time::now().since_origin() + RESTART_AFTER;
+                self.schedule(at, Action::Start(node));
+            }
+        }
+    }
+
+    /// Kills a node, if it runs.
+    async fn kill(&mut self, node: u32) -> Result<(), NodeError> {
+        let Some(place) = self.places.get_mut(&node) else { return Ok(()) };
+        place.wanted = false;
+        let Some(running) = place.running.take() else { return Ok(()) };
+        info!(node, "is killed");
+        running.kill(&place.plan).await
+    }
+
+    /// Nodes that have stopped by themselves are started again after a while.
+    async fn restart_failed(&mut self) -> Result<(), NodeError> {
+        let now = time::now().since_origin();
+        let nodes: Vec<u32> = self.places.keys().copied().collect();
+        for node in nodes {
+            let Some(place) = self.places.get_mut(&node) else { continue };
+            let Some(failure) = place.running.as_mut().and_then(|running| running.failed.try_recv().ok()) else {
+                continue;
+            };
+            warn!(node, %failure, "a node has stopped by itself");
+            let cloned = place.cloned;
+            self.kill(node).await?;
+            self.restarts += 1;
+            // Of two processes with one key, the one that stops is not to come back by itself.
+            if !cloned {
+                self.schedule(now + RESTART_AFTER, Action::Start(node));
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells everybody of some coordinators: what an entry does for those whose tunnels it has.
+    fn tell_all(&mut self) {
+        let nodes: Vec<u32> = self.places.keys().copied().collect();
+        nodes.into_iter().for_each(|node| self.tell(node));
+    }
+
+    fn tell(&mut self, node: u32) {
+        let coordinators = self
+            .places
+            .iter()
+            .filter(|(other, place)| **other != node && place.running.as_ref().is_some_and(Running::coordinates));
+        let mut told: Vec<u32> = coordinators.map(|(other, _)| *other).collect();
+        self.random.shuffle(&mut told);
+        told.truncate(TOLD_OF_MAX);
+        let introduction =
+            |other: &u32| Some(self.places.get(other)?.running.as_ref()?.membership.replica.introduction());
+        let records: Vec<Vec<u8>> =
+            told.iter().filter_map(introduction).flatten().map(|record| record.to_vec()).collect();
+        let Some(running) = self.places.get(&node).and_then(|place| place.running.as_ref()) else { return };
+        if !records.is_empty() {
+            running.membership.mesh.hear_of_coordinators(records);
+        }
+    }
+
+    fn outcome(&self) -> Outcome {
+        let (trace_hash, events) = self.network.trace();
+        Outcome {
+            layout: self.layout.clone(),
+            plan: self.plan.clone(),
+            trace_hash,
+            events,
+            series: self.series.clone(),
+            figures: self.figures(),
+            violations: self.wrong_at_the_end(),
+            neighbours: self.neighbours(),
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! How things stand: what is sampled, and what must be so at the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hedgerow_proto::id::NodeId;
+use hedgerow_proto::record::{Kind, Version};
+use hedgerow_proto::registry::Registry;
+use hedgerow_sim_model::results::{Sample, Violation};
+
+use super::super::node::Running;
+use super::World;
+use crate::time;
+
+/// Something that a node has said of itself: its place among all that is said, and which version it was.
+#[derive(Debug, Clone)]
+pub(super) struct Said {
+    node: u32,
+    writer: NodeId,
+    kind: Kind,
+    subject: Vec<u8>,
+    version: Version,
+}
+
+impl World {
+    /// What every running node says of itself now.
+    pub(super) fn what_all_say(&self) -> Vec<Said> {
+        let of_one = |(node, running): (u32, &Running)| {
+            let writer = running.id();
+            running.membership.replica.read(|registry| {
+                let said = registry.records_of(&writer).map(|signed| Said {
+                    node,
+                    writer,
+                    kind: signed.kind(),
+                    subject: signed.subject().to_vec(),
+                    version: signed.version(),
+                });
+                said.collect::<Vec<_>>()
+            })
+        };
+        self.all_running().flat_map(of_one).collect()
+    }
+
+    /// How much of what had been said a coordinator does not know.
+    fn unknown_to(&self, running: &Running) -> Vec<&Said> {
+        running.membership.replica.read(|registry| {
+            let known = |said: &&Said| {
+                let mut records = registry.records_of(&said.writer);
+                records.any(|signed| {
+                    signed.kind() == said.kind && signed.subject() == said.subject && signed.version() >= said.version
+                })
+            };
+            self.said.iter().filter(|said| !known(said)).collect()
+        })
+    }
+
+    fn all_running(&self) -> impl Iterator<Item = (u32, &Running)> {
+        self.places.iter().filter_map(|(node, place)| Some((*node, place.running.as_ref()?)))
+    }
+
+    fn digests(&self) -> BTreeMap<[u8; 32], u32> {
+        let mut digests = BTreeMap::new();
+        for (_, running) in self.all_running().filter(|(_, running)| running.coordinates()) {
+            *digests.entry(running.digest().0).or_default() += 1;
+        }
+        digests
+    }
+
+    pub(super) fn look(&self) -> Sample {
+        let digests = self.digests();
+        let coordinators_up: u32 = digests.values().sum();
+        let most = digests.values().max().copied().unwrap_or_default();
+        let workers = || self.all_running().filter(|(_, running)| !running.coordinates());
+        let at_home = workers().filter(|(_, running)| running.membership.mesh.attached.borrow().is_some());
+        let records = self.all_running().map(|(_, running)| running.membership.replica.read(Registry::len) as u64);
+        let traffic = self.network.traffic();
+        Sample {
+            t_s: time::now().since_origin().as_secs_f64(),
+            nodes_up: self.all_running().count() as u32,
+            coordinators_up,
+            digests: digests.len() as u32,
+            agreeing: f64::from(most) / f64::from(coordinators_up.max(1)),
+            records: records.max().unwrap_or_default(),
+            mesh_connections: self.neighbours().len() as u64,
+            messages: traffic.messages,
+            bytes: traffic.bytes,
+            routable: at_home.count() as u32,
+            workers_up: workers().count() as u32,
+            faults: self.faults_now,
+            ..Sample::default()
+        }
+    }
+
+    /// Who is connected to whom among the coordinators, each pair once.
+    pub(super) fn neighbours(&self) -> Vec<(u32, u32)> {
+        let by_id: BTreeMap<NodeId, u32> = self.all_running().map(|(node, running)| (running.id(), node)).collect();
+        let mut pairs = BTreeSet::new();
+        for (node, running) in self.all_running() {
+            for other in running.membership.mesh.host_status().coordinators {
+                if let Some(other) = by_id.get(&other).filter(|other| **other != node) {
+                    pairs.insert((node.min(*other), node.max(*other)));
+                }
+            }
+        }
+        pairs.into_iter().collect()
+    }
+
+    pub(super) fn figures(&self) -> BTreeMap<String, f64> {
+        let traffic = self.network.traffic();
+        let over_at = self.plan.over_at().max(self.settings.scenario.population.joins_over.0).as_secs_f64();
+        let mut after = self.series.iter().filter(|sample| sample.t_s >= over_at);
+        let agreed = after.find(|sample| sample.digests <= 1).map(|sample| sample.t_s - over_at);
+        let mut figures = BTreeMap::from([
+            ("connections".to_owned(), traffic.connections as f64),
+            ("connections_given_up".to_owned(), traffic.given_up as f64),
+            ("messages".to_owned(), traffic.messages as f64),
+            ("bytes".to_owned(), traffic.bytes as f64),
+            ("stopped_by_themselves".to_owned(), self.restarts as f64),
+        ]);
+        // How long it took until all had the same registry, once nothing was wrong any more. With very many coordinators there
+        // is always some lease on its way.
+        figures.extend(agreed.map(|after| ("agreed_after_s".to_owned(), after)));
+        figures
+    }
+
+    /// What must be so once nothing has been wrong for a while.
+    pub(super) fn wrong_at_the_end(&self) -> Vec<Violation> {
+        let at_s = time::now().since_origin().as_secs_f64();
+        let violation = |rule: &str, node, what| Violation { rule: rule.to_owned(), at_s, node, what };
+        let mut wrong = Vec::new();
+        for (node, running) in self.all_running().filter(|(_, running)| running.coordinates()) {
+            let unknown = self.unknown_to(running);
+            if let Some(first) = unknown.first() {
+                let (count, kind, of) = (unknown.len(), first.kind, first.node);
+                let what = format!(
+                    "does not know {count} of {} records, such as one of kind {kind:?} of node {of}",
+                    self.said.len()
+                );
+                wrong.push(violation("convergence", Some(node), what));
+            }
+        }
+        for (node, place) in &self.places {
+            match &place.running {
+                None if place.wanted => {
+                    wrong.push(violation("runs", Some(*node), "it should run and does not".into()));
+                }
+                Some(running) if !running.coordinates() && running.membership.mesh.attached.borrow().is_none() => {
+                    wrong.push(violation("home", Some(*node), "a worker has no home".into()));
+                }
+                _ => {}
+            }
+        }
+        wrong
+    }
+}

@@ -1,0 +1,486 @@
+//! A connection: two directions, each with what is on its way, what has arrived and is not read yet, and how much may be written.
+//!
+//! ```text
+//!  write ──▶ on_its_way (in order, each with its time) ──▶ arrived ──▶ read
+//!              │ cut, or the machine is off                              │
+//!              └ held: sent again after the RTO, twice the RTO, …        └ acknowledged one latency later: room to write again
+//! ```
+
+use std::collections::VecDeque;
+use std::io;
+use std::task::Waker;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use hedgerow_sim_model::links::Direction;
+
+use super::{Event, State, kind};
+
+/// Bytes of one direction that are sent and not acknowledged, at most: what Linux comes to on such links.
+const WINDOW_BYTES: usize = 256 * 1024;
+/// Writes of one moment travel together, up to so much.
+const SEGMENT_BYTES_MAX: usize = 64 * 1024;
+/// The first pause before what got lost is sent again, on top of the round trip …
+const RTO_MIN: Duration = Duration::from_millis(200);
+/// … and the longest.
+const RTO_MAX: Duration = Duration::from_secs(60);
+
+/// An end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    /// Who dialled.
+    Dialler,
+    /// Who was dialled.
+    Listener,
+}
+
+impl Side {
+    pub(super) fn other(self) -> Self {
+        match self {
+            Self::Dialler => Self::Listener,
+            Self::Listener => Self::Dialler,
+        }
+    }
+}
+
+enum Item {
+    Bytes(BytesMut),
+    End,
+    Reset,
+}
+
+struct Segment {
+    sent: Duration,
+    arrives: Duration,
+    item: Item,
+}
+
+/// Something does not get through.
+#[derive(Clone, Copy)]
+struct Held {
+    since: Duration,
+    rto: Duration,
+}
+
+struct End {
+    node: u32,
+    direction: Direction,
+    on_its_way: VecDeque<Segment>,
+    held: Option<Held>,
+    /// What is written and not acknowledged.
+    in_flight: usize,
+    /// Acknowledgements that come.
+    acknowledged: VecDeque<(Duration, usize)>,
+    /// Acknowledgements do not come since then.
+    unheard: Option<Duration>,
+    window_scheduled: bool,
+    arrived: VecDeque<Bytes>,
+    /// The other side has said its last.
+    ended: bool,
+    /// This side has.
+    finished: bool,
+    broken: Option<io::ErrorKind>,
+    /// Nobody holds this end any more.
+    gone: bool,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+impl End {
+    fn new(node: u32) -> Self {
+        Self {
+            node,
+            direction: Direction::default(),
+            on_its_way: VecDeque::new(),
+            held: None,
+            in_flight: 0,
+            acknowledged: VecDeque::new(),
+            unheard: None,
+            window_scheduled: false,
+            arrived: VecDeque::new(),
+            ended: false,
+            finished: false,
+            broken: None,
+            gone: false,
+            reader: None,
+            writer: None,
+        }
+    }
+
+    fn is_dead(&self) -> bool {
+        self.gone || self.broken.is_some()
+    }
+}
+
+/// A connection.
+pub(super) struct Connection {
+    dialler: End,
+    listener: End,
+}
+
+impl Connection {
+    pub(super) fn new(dialler: u32, listener: u32) -> Self {
+        Self { dialler: End::new(dialler), listener: End::new(listener) }
+    }
+
+    fn end(&mut self, side: Side) -> &mut End {
+        match side {
+            Side::Dialler => &mut self.dialler,
+            Side::Listener => &mut self.listener,
+        }
+    }
+
+    pub(super) fn node(&self, side: Side) -> u32 {
+        match side {
+            Side::Dialler => self.dialler.node,
+            Side::Listener => self.listener.node,
+        }
+    }
+
+    /// The one that sends, and the one that is sent to.
+    fn ends(&mut self, from: Side) -> (&mut End, &mut End) {
+        match from {
+            Side::Dialler => (&mut self.dialler, &mut self.listener),
+            Side::Listener => (&mut self.listener, &mut self.dialler),
+        }
+    }
+
+    /// Nobody can tell any more whether it is there.
+    fn is_over(&self) -> bool {
+        let over = |end: &End| end.gone && end.on_its_way.is_empty();
+        over(&self.dialler) && over(&self.listener)
+    }
+}
+
+/// What became of a read or a write.
+pub(super) enum Progress {
+    /// So many bytes. None read is the end.
+    Bytes(usize),
+    /// It is to be tried again when the waker says so.
+    Wait,
+    /// The connection is broken.
+    Broken(io::ErrorKind),
+}
+
+impl State {
+    /// Reads what has arrived.
+    pub(super) fn read(&mut self, now: Duration, id: u64, side: Side, into: &mut [u8], waker: &Waker) -> Progress {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return Progress::Broken(io::ErrorKind::NotConnected);
+        };
+        let (writer, reader) = connection.ends(side.other());
+        let mut read = 0;
+        while let Some(chunk) = reader.arrived.front_mut() {
+            let length = chunk.len().min(into.len() - read);
+            chunk.copy_to_slice(&mut into[read..read + length]);
+            read += length;
+            if chunk.has_remaining() {
+                break;
+            }
+            reader.arrived.pop_front();
+        }
+        if read > 0 {
+            let at = now + self.links.latency(reader.node, writer.node);
+            writer.acknowledged.push_back((at, read));
+            if writer.writer.is_some() && !writer.window_scheduled {
+                writer.window_scheduled = true;
+                self.schedule(at, Event::Window(id, side.other()));
+            }
+            return Progress::Bytes(read);
+        }
+        match reader.broken {
+            Some(kind) => Progress::Broken(kind),
+            None if reader.ended || into.is_empty() => Progress::Bytes(0),
+            None => {
+                reader.reader = Some(waker.clone());
+                Progress::Wait
+            }
+        }
+    }
+
+    /// Writes as much as there is room for.
+    pub(super) fn write(&mut self, now: Duration, id: u64, side: Side, bytes: &[u8], waker: &Waker) -> Progress {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return Progress::Broken(io::ErrorKind::NotConnected);
+        };
+        let (writer, reader) = connection.ends(side);
+        if let Some(kind) = writer.broken {
+            return Progress::Broken(kind);
+        }
+        if writer.finished {
+            return Progress::Broken(io::ErrorKind::BrokenPipe);
+        }
+        // Acknowledgements come the other way.
+        if !self.links.is_cut(reader.node, writer.node) {
+            while let Some((_, read)) = writer.acknowledged.pop_front_if(|(at, _)| *at <= now) {
+                writer.in_flight -= read;
+            }
+        }
+        let length = bytes.len().min(WINDOW_BYTES - writer.in_flight);
+        if length == 0 && !bytes.is_empty() {
+            writer.writer = Some(waker.clone());
+            if let Some((at, _)) = writer.acknowledged.front().copied().filter(|_| !writer.window_scheduled) {
+                writer.window_scheduled = true;
+                self.schedule(at.max(now), Event::Window(id, side));
+            }
+            return Progress::Wait;
+        }
+        writer.in_flight += length;
+        let bytes = &bytes[..length];
+        match writer.on_its_way.back_mut() {
+            Some(Segment { sent, item: Item::Bytes(open), .. })
+                if *sent == now && open.len() + length <= SEGMENT_BYTES_MAX =>
+            {
+                open.extend_from_slice(bytes);
+            }
+            _ => self.send(now, id, side, Item::Bytes(BytesMut::from(bytes))),
+        }
+        Progress::Bytes(length)
+    }
+
+    /// Says the last of one side.
+    pub(super) fn finish(&mut self, now: Duration, id: u64, side: Side) -> Result<(), io::ErrorKind> {
+        let Some(connection) = self.connections.get_mut(&id) else { return Err(io::ErrorKind::NotConnected) };
+        let end = connection.end(side);
+        if let Some(kind) = end.broken {
+            return Err(kind);
+        }
+        if !std::mem::replace(&mut end.finished, true) {
+            self.send(now, id, side, Item::End);
+        }
+        Ok(())
+    }
+
+    /// Lets go of one side. What it has written still arrives; if there was something that it has not read, the other side sees a
+    /// reset (as Linux does it).
+    pub(super) fn close(&mut self, now: Duration, id: u64, side: Side) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let end = connection.end(side);
+        if std::mem::replace(&mut end.gone, true) {
+            return;
+        }
+        let unread = !end.arrived.is_empty();
+        let (broken, finished) = (end.broken.is_some(), std::mem::replace(&mut end.finished, true));
+        end.arrived.clear();
+        self.woken.extend(end.reader.take());
+        self.woken.extend(end.writer.take());
+        if !broken {
+            match (unread, finished) {
+                (true, _) => self.send(now, id, side, Item::Reset),
+                (false, false) => self.send(now, id, side, Item::End),
+                (false, true) => {}
+            }
+        }
+        self.forget_if_over(id);
+    }
+
+    fn forget_if_over(&mut self, id: u64) {
+        if self.connections.get(&id).is_some_and(Connection::is_over) {
+            self.connections.remove(&id);
+        }
+    }
+
+    fn send(&mut self, now: Duration, id: u64, side: Side, item: Item) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let (from, to) = connection.ends(side);
+        let bytes = if let Item::Bytes(bytes) = &item { bytes.len() } else { 0 };
+        let arrives = self.links.arrival(now, from.node, to.node, bytes, &mut from.direction);
+        from.on_its_way.push_back(Segment { sent: now, arrives, item });
+        self.schedule(arrives, Event::Arrive(id, side));
+    }
+
+    pub(super) fn arrive(&mut self, now: Duration, id: u64, side: Side) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let (from, to) = connection.ends(side);
+        // What is held back goes first.
+        if from.held.is_some() || from.on_its_way.is_empty() {
+            return;
+        }
+        let (from_node, to_node) = (from.node, to.node);
+        if self.is_cut(from_node, to_node) {
+            let rto = RTO_MIN + 2 * self.links.latency(from_node, to_node);
+            self.hold(id, side, Held { since: now, rto }, now);
+            return;
+        }
+        self.deliver(now, id, side);
+    }
+
+    fn hold(&mut self, id: u64, side: Side, held: Held, now: Duration) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.end(side).held = Some(held);
+            self.schedule(now + held.rto, Event::Retry(id, side));
+        }
+    }
+
+    pub(super) fn retry(&mut self, now: Duration, id: u64, side: Side) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let (from, to) = connection.ends(side);
+        let (from_node, to_node) = (from.node, to.node);
+        let Some(Held { since, rto }) = from.held.take() else { return };
+        if !self.is_cut(from_node, to_node) {
+            return self.deliver(now, id, side);
+        }
+        if now >= since + self.links.gives_up_after() {
+            return self.give_up(now, id);
+        }
+        self.hold(id, side, Held { since, rto: (rto * 2).min(RTO_MAX) }, now);
+    }
+
+    /// Whatever is due of this side's arrives.
+    fn deliver(&mut self, now: Duration, id: u64, side: Side) {
+        loop {
+            let Some(connection) = self.connections.get_mut(&id) else { return };
+            let (from, to) = connection.ends(side);
+            let Some(segment) = from.on_its_way.pop_front_if(|segment| segment.arrives <= now) else { break };
+            let at = segment.arrives;
+            match segment.item {
+                Item::Bytes(bytes) => {
+                    self.trace.event(at, from.node, to.node, kind::BYTES, &bytes);
+                    self.traffic.messages += 1;
+                    self.traffic.bytes += bytes.len() as u64;
+                    if to.is_dead() {
+                        self.answer_with_reset(now, id, side.other());
+                        continue;
+                    }
+                    to.arrived.push_back(bytes.freeze());
+                    self.woken.extend(to.reader.take());
+                    self.check_heard(now, id, side);
+                }
+                Item::End => {
+                    self.trace.event(at, from.node, to.node, kind::END, &[]);
+                    to.ended = true;
+                    self.woken.extend(to.reader.take());
+                }
+                Item::Reset => {
+                    self.trace.event(at, from.node, to.node, kind::RESET, &[]);
+                    self.break_off(id, side.other(), io::ErrorKind::ConnectionReset);
+                }
+            }
+        }
+        self.forget_if_over(id);
+    }
+
+    /// Something arrived where nobody is any more.
+    fn answer_with_reset(&mut self, now: Duration, id: u64, side: Side) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let answered = connection.end(side).on_its_way.back().is_some_and(|last| matches!(last.item, Item::Reset));
+        if !answered {
+            self.send(now, id, side, Item::Reset);
+        }
+    }
+
+    fn break_off(&mut self, id: u64, side: Side, kind: io::ErrorKind) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let end = connection.end(side);
+        end.broken.get_or_insert(kind);
+        end.arrived.clear();
+        end.on_its_way.clear();
+        end.held = None;
+        self.woken.extend(end.reader.take());
+        self.woken.extend(end.writer.take());
+    }
+
+    /// Nothing has got through for too long: both ends find that out.
+    fn give_up(&mut self, now: Duration, id: u64) {
+        let Some(connection) = self.connections.get(&id) else { return };
+        self.trace.event(now, connection.dialler.node, connection.listener.node, kind::GIVEN_UP, &id.to_be_bytes());
+        self.traffic.given_up += 1;
+        for side in [Side::Dialler, Side::Listener] {
+            self.break_off(id, side, io::ErrorKind::TimedOut);
+        }
+        self.forget_if_over(id);
+    }
+
+    /// This side's bytes arrive; whether it hears of that is another question.
+    fn check_heard(&mut self, now: Duration, id: u64, side: Side) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let (from, to) = connection.ends(side);
+        if from.unheard.is_none() && self.links.is_cut(to.node, from.node) {
+            from.unheard = Some(now);
+            let at = now + self.links.gives_up_after();
+            self.schedule(at, Event::Unheard(id, side, now));
+        }
+    }
+
+    pub(super) fn unheard(&mut self, now: Duration, id: u64, side: Side, since: Duration) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let (from, to) = connection.ends(side);
+        if from.unheard != Some(since) {
+            return;
+        }
+        from.unheard = None;
+        if self.links.is_cut(to.node, from.node) {
+            self.give_up(now, id);
+        }
+    }
+
+    /// Some cut is over.
+    pub(super) fn heard_again(&mut self, now: Duration) {
+        let mut windows = Vec::new();
+        for (id, connection) in &mut self.connections {
+            for side in [Side::Dialler, Side::Listener] {
+                let (from, to) = connection.ends(side);
+                if !self.links.is_cut(to.node, from.node) {
+                    from.unheard = None;
+                    if from.writer.is_some() && !from.window_scheduled {
+                        from.window_scheduled = true;
+                        windows.push((*id, side));
+                    }
+                }
+            }
+        }
+        for (id, side) in windows {
+            self.schedule(now, Event::Window(id, side));
+        }
+    }
+
+    pub(super) fn window(&mut self, id: u64, side: Side) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let end = connection.end(side);
+        end.window_scheduled = false;
+        self.woken.extend(end.writer.take());
+    }
+
+    /// A machine loses its power.
+    pub(super) fn power_off(&mut self, node: u32) {
+        if let Some(machine) = self.machines.get_mut(node as usize) {
+            machine.up = false;
+        }
+        let places: Vec<_> = self.listeners.range((node, 0)..=(node, u16::MAX)).map(|(place, _)| *place).collect();
+        for place in places {
+            if let Some(listening) = self.listeners.remove(&place) {
+                self.woken.extend(listening.into_waker());
+            }
+        }
+        let of_it = |(id, connection): (&u64, &Connection)| {
+            let (dialler, listener) = (connection.dialler.node == node, connection.listener.node == node);
+            [dialler.then_some((*id, Side::Dialler)), listener.then_some((*id, Side::Listener))]
+        };
+        let ends: Vec<_> = self.connections.iter().flat_map(of_it).flatten().collect();
+        for (id, side) in ends {
+            self.vanish(id, side);
+        }
+        // Whatever it was dialling has come to nothing.
+        let dialled = self.attempts.iter().filter(|(_, attempt)| attempt.is_from(node)).map(|(id, _)| *id);
+        for id in dialled.collect::<Vec<_>>() {
+            self.give_up_dialling(id);
+        }
+    }
+
+    /// One end is no more, and the other is not told.
+    pub(super) fn vanish(&mut self, id: u64, side: Side) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let end = connection.end(side);
+        end.gone = true;
+        end.finished = true;
+        end.arrived.clear();
+        // What is on the wire arrives; what would have to be sent again does not.
+        if end.held.take().is_some() {
+            end.on_its_way.clear();
+        }
+        end.broken.get_or_insert(io::ErrorKind::NotConnected);
+        self.woken.extend(end.reader.take());
+        self.woken.extend(end.writer.take());
+        self.forget_if_over(id);
+    }
+}

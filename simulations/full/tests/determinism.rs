@@ -1,0 +1,59 @@
+//! One seed, one trace: whatever the process, the folder, the time zone and the date. And the test can fail.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::process::Command;
+
+use hedgerow_sim_model::results::Summary;
+
+const EVERY_FAULT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/scenarios/every-fault.toml");
+
+fn run(seed: u64, change: impl FnOnce(&mut Command)) -> Summary {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hedgerow-sim-full"));
+    command.args(["run", EVERY_FAULT, "--seed", &seed.to_string()]);
+    change(&mut command);
+    let output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("no summary ({error}): {errors}"))
+}
+
+#[test]
+fn one_seed_gives_one_trace_with_every_fault_in_another_folder_time_zone_and_year() {
+    let here = run(1, |_| {});
+    assert!(here.is_good(), "{:?}", here.violations);
+    assert!(here.events > 10_000);
+    let elsewhere = run(1, |command| {
+        command.current_dir(Path::new("/")).env("TZ", "Pacific/Auckland").env("LANG", "C");
+        command.args(["--machine-date-offset-s", "100000000"]);
+    });
+    assert_eq!(here.trace_hash, elsewhere.trace_hash);
+    assert_eq!((here.events, &here.figures), (elsewhere.events, &elsewhere.figures));
+    assert_ne!(here.trace_hash, run(2, |_| {}).trace_hash, "another seed is another run");
+}
+
+#[test]
+fn a_clock_that_leaks_in_is_noticed() {
+    let leaks = |command: &mut Command| _ = command.arg("--leak-clock");
+    assert_ne!(run(1, leaks).trace_hash, run(1, leaks).trace_hash);
+}
+
+#[test]
+fn twenty_nodes_come_together_again_after_every_fault() {
+    for seed in 10..15 {
+        let summary = run(seed, |_| {});
+        assert!(summary.is_good(), "seed {seed}: {:?}", summary.violations);
+    }
+}
+
+#[test]
+fn a_scenario_that_this_level_cannot_run_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hostile.toml");
+    let text = "about = 'x'\nduration = '5m'\nlevels = ['full']\n[[timeline]]\nat = '1m'\n\
+                fault = { kind = 'byzantine', count = 1, malice = ['replay'] }\n";
+    std::fs::write(&path, text).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_hedgerow-sim-full")).arg("run").arg(&path).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(errors.contains("nodes that keep no rule") && errors.contains("--level core"), "{errors}");
+}
