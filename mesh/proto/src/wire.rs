@@ -8,6 +8,7 @@ use std::cell::Cell;
 
 use serde::{Serialize, de::DeserializeOwned};
 
+pub(crate) mod blob;
 mod budget;
 
 /// The version that this code writes.
