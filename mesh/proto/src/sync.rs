@@ -358,7 +358,7 @@ fn take(
     bytes: Bytes,
     accept: &mut impl FnMut(&Registry, &Record) -> bool,
 ) -> Option<(Signed, Outcome)> {
-    let (signed, record) = Signed::open(bytes, registry.federation(), registry.limits()).ok()?;
+    let (signed, record) = registry.open(bytes).ok()?;
     if !accept(registry, &record) {
         return None;
     }
