@@ -15,7 +15,7 @@ use hedgerow_contract::request::{BODY_BYTES_MAX, Heartbeat, Registration};
 use hedgerow_contract::url::UrlPolicy;
 use hedgerow_contract::views::Views;
 use hedgerow_contract::{Call, Catalogue, ContractError, RECORDS_HEADER};
-use hedgerow_http::{Problem, ResponseBody};
+use hedgerow_http::{Problem, ResponseBody, X_REQUEST_ID};
 use hedgerow_proto::frame::StreamKind;
 use hedgerow_proto::id::{NodeId, RequestId, ServiceName};
 use hedgerow_proto::record::Guest;
@@ -250,7 +250,7 @@ async fn ask(
         if let Ok(host) = HeaderValue::from_str(host) {
             request.headers_mut().insert(HOST, host);
         }
-        request.headers_mut().insert(routes::X_REQUEST_ID, request_id.clone());
+        request.headers_mut().insert(X_REQUEST_ID, request_id.clone());
         let (head, body) = sender.send_request(request).await?.into_parts();
         let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(NoAnswer::Body)?;
         Ok::<_, NoAnswer>((head, body.to_bytes()))

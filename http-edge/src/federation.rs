@@ -14,6 +14,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 use hedgerow_http::{Directory, Loads, Offer};
+use hedgerow_proto::election::Candidate;
 use hedgerow_proto::frame::{Control, Join, Reject, RejectReason, close};
 use hedgerow_proto::home::telling::{Due, Telling};
 use hedgerow_proto::id::{FederationId, NodeId};
@@ -31,7 +32,6 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
 
-use crate::census::Candidate;
 use crate::cidr::Cidr;
 use crate::clock;
 use crate::snapshot::{Aliases, Snapshot, Sources};

@@ -4,9 +4,11 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use hedgerow_contract::{Call, endpoint};
-use hedgerow_http::{Peer, Problem, RequestBody, ResponseBody, Scheme, check_form, is_routed, request_id};
+use hedgerow_http::{
+    Peer, Problem, RequestBody, ResponseBody, Scheme, X_REQUEST_ID, check_form, is_routed, request_id,
+};
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, ORIGIN};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use serde::Serialize;
 
@@ -15,7 +17,6 @@ use crate::head_guard::Framing;
 use crate::shard::Shard;
 use crate::views;
 
-pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What our own endpoints answer to.
 const READ_ONLY: &str = "GET, HEAD, OPTIONS";
 

@@ -57,11 +57,6 @@ impl Patience {
             None => Say::Nothing,
         }
     }
-
-    /// Whether the last word was a failure.
-    pub fn is_failing(&self) -> bool {
-        self.failing.is_some()
-    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,8 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The header in which a request's id travels both ways.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const X_SERVED_BY: HeaderName = HeaderName::from_static("x-hedgerow-served-by");
 pub(crate) const X_ATTEMPTS: HeaderName = HeaderName::from_static("x-hedgerow-attempts");
 

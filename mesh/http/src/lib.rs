@@ -40,7 +40,7 @@ pub use clock::now;
 pub use config::{ForwardConfig, Peer, Scheme};
 pub use cors::{AllowOrigin, Cors};
 pub use forward::Forwarder;
-pub use headers::request_id;
+pub use headers::{X_REQUEST_ID, request_id};
 pub use problem::{ForwardError, Problem};
 pub use stats::{LATENCY_BUCKETS, Stats, StatsSnapshot};
 pub use target::{check_form, is_routed};

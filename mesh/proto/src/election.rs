@@ -1,4 +1,4 @@
-//! When a node that may be elected becomes a coordinator, and when it steps down: pure.
+//! When a node that may be elected becomes a coordinator, and when it steps down, and what entries say for it: pure.
 //!
 //! *Up*: an entry that has been up for a while says again and again that there are too few, and that few others are better
 //! suited ([`Census`]). *Down*: this node's own registry shows more coordinators than are wanted, and of those that were elected
@@ -13,6 +13,10 @@ use crate::id::NodeId;
 use crate::record::Candidacy;
 use crate::registry::{Presence, Registry};
 use sha2::{Digest, Sha256};
+
+mod census;
+
+pub use census::{CENSUS_INTERVAL, CENSUS_SILENT_FOR, Candidate, census};
 
 /// How many coordinators a federation aims at: any two may go, and there is one.
 pub const WANTED: usize = 3;

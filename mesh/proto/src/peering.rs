@@ -298,6 +298,7 @@ impl Peering {
         if self.look_at <= now {
             self.look_at = now + LOOK_INTERVAL;
             self.look(now, replica);
+            self.ask_again(now);
         }
         if self.synchronise_at <= now {
             self.synchronise_at = now + SYNC_INTERVAL.mul_f32(0.75 + 0.5 * self.random.f32());

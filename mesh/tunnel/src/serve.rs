@@ -4,7 +4,6 @@ use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use futures_util::FutureExt;
@@ -261,6 +260,3 @@ fn break_off(mut stream: BoxStream, error: FrameError) -> io::Error {
     stream.reset(reset::PROTOCOL);
     protocol(error)
 }
-
-/// How long a connection to a service on this machine or its LAN may take.
-pub const SERVICE_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);

@@ -9,10 +9,10 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use hedgerow_contract::request::BODY_BYTES_MAX;
 use hedgerow_contract::{ContractError, RECORDS_HEADER, endpoint};
-use hedgerow_http::{Problem, request_id};
+use hedgerow_http::{Problem, X_REQUEST_ID, request_id};
 use hedgerow_tunnel::BoxStream;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST};
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -21,7 +21,6 @@ use tracing::debug;
 
 use super::{Answer, Asked, Contract};
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// How long whoever asks may take to say what it wants.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a body may take.

@@ -1,6 +1,6 @@
 //! What is asked of the neighbours all at once: to hold what must not be lost, and what they know of an agent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +15,8 @@ use crate::peer::{PeerRequest, PeerResponse};
 const ASKED_AT_ONCE_MAX: usize = 16;
 /// Questions that are open at once: each is a call of an agent that waits.
 const OPEN_MAX: usize = 1024;
+/// Whoever refuses is asked again after this, then after twice as long, and so on: it may only not have heard yet who asks.
+const AGAIN_AFTER: Duration = Duration::from_millis(250);
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,8 +49,13 @@ pub struct QuestionId(u64);
 #[derive(Debug)]
 struct Open {
     until: Time,
-    /// Neighbours that have not answered.
+    request: PeerRequest,
+    /// Neighbours that have not answered, or have refused to.
     waiting: usize,
+    /// Those that have refused, and when they are asked again.
+    refused: BTreeSet<NodeId>,
+    again_at: Option<Time>,
+    again_after: Duration,
     /// What an answer to [`Question::Hold`] says of a neighbour that holds everything, and how many of those are wanted.
     hold: Option<(PeerResponse, usize)>,
     conclusion: Conclusion,
@@ -104,21 +111,65 @@ impl Peering {
             self.events.push_back(Event::Concluded(id, conclusion));
             return id;
         }
-        self.questions.open.insert(id, Open { until: now + within, waiting: asked.len(), hold, conclusion });
+        let open = Open {
+            until: now + within,
+            request: request.clone(),
+            waiting: asked.len(),
+            refused: BTreeSet::new(),
+            again_at: None,
+            again_after: AGAIN_AFTER,
+            hold,
+            conclusion,
+        };
+        self.questions.open.insert(id, open);
         for node in asked {
             self.ask(node, request.clone(), Purpose::Question(id));
         }
         id
     }
 
-    /// A neighbour has answered, or will not any more.
-    pub(super) fn answered_question(&mut self, id: QuestionId, response: Option<PeerResponse>) {
+    /// A neighbour has answered.
+    pub(super) fn answered_question(&mut self, now: Time, id: QuestionId, from: NodeId, response: PeerResponse) {
         // It may have been concluded before.
         let Some(open) = self.questions.open.get_mut(&id) else { return };
+        if response == PeerResponse::Refused {
+            // Both sides of a new connection hear who the other one is, and not at the same moment. Nothing has been answered.
+            open.refused.insert(from);
+            open.again_at.get_or_insert(now + open.again_after);
+            return;
+        }
         open.waiting -= 1;
-        let enough = response.is_some_and(|response| open.hear(response));
-        if enough || open.waiting == 0 {
+        if open.hear(response) || open.waiting == 0 {
             self.conclude(id);
+        }
+    }
+
+    /// A neighbour will not answer any more.
+    pub(super) fn unanswered_question(&mut self, id: QuestionId) {
+        let Some(open) = self.questions.open.get_mut(&id) else { return };
+        open.waiting -= 1;
+        if open.waiting == 0 {
+            self.conclude(id);
+        }
+    }
+
+    /// Asks those again that have refused, where it is time.
+    pub(super) fn ask_again(&mut self, now: Time) {
+        let mut refused = Vec::new();
+        for (id, open) in &mut self.questions.open {
+            if open.again_at.is_some_and(|at| at <= now) {
+                open.again_at = None;
+                open.again_after *= 2;
+                refused.extend(
+                    std::mem::take(&mut open.refused).into_iter().map(|node| (*id, node, open.request.clone())),
+                );
+            }
+        }
+        for (id, node, request) in refused {
+            match self.coordinators.contains(&node) {
+                true => self.ask(node, request, Purpose::Question(id)),
+                false => self.unanswered_question(id),
+            }
         }
     }
 

@@ -116,7 +116,7 @@ impl Peering {
                     self.ended(from);
                 }
             }
-            (Purpose::Question(question), response) => self.answered_question(question, Some(response)),
+            (Purpose::Question(question), response) => self.answered_question(now, question, from, response),
             // Another answer than a turn.
             (Purpose::Turn { .. }, _) => self.ended(from),
         }
@@ -126,7 +126,7 @@ impl Peering {
     pub fn unanswered(&mut self, id: RequestId) {
         match self.requests.pending.remove(&id) {
             Some((to, Purpose::Turn { .. })) => self.ended(to),
-            Some((_, Purpose::Question(question))) => self.answered_question(question, None),
+            Some((_, Purpose::Question(question))) => self.unanswered_question(question),
             // It will be met again.
             Some((_, Purpose::Introduction)) | None => {}
         }

@@ -301,6 +301,34 @@ fn records_that_must_not_be_lost_are_held_when_enough_say_so() {
 }
 
 #[test]
+fn whoever_does_not_know_yet_who_asks_is_asked_again_while_there_is_time() {
+    let now = at(Duration::ZERO);
+    let later = |ms| now + Duration::from_millis(ms);
+    let mut one = Node::with_neighbour(1, 2);
+    one.peering.connected(now, &mut one.core, id(3), Part::Coordinator);
+    drop(one.events());
+    let question = one.peering.ask_neighbours(now, Question::Guest("a".into()), Duration::from_secs(2));
+    let asked = requests(&mut one);
+    for (id, ..) in &asked {
+        one.peering.answered(now, &mut one.core, *id, PeerResponse::Refused);
+    }
+    assert_eq!(one.events(), [], "nobody has said that nothing is known");
+    one.peering.disconnected(now, &mut one.core, id(3));
+    let again = |one: &mut Node, ms| {
+        one.peering.handle_timeout(later(ms), &mut one.core);
+        requests(one).into_iter().filter(|(_, _, request)| matches!(request, PeerRequest::Guest(_))).collect::<Vec<_>>()
+    };
+    let second = again(&mut one, 300);
+    assert_eq!(second.iter().map(|(_, to, _)| *to).collect::<Vec<_>>(), [id(2)]);
+    one.peering.answered(later(300), &mut one.core, second[0].0, PeerResponse::Refused);
+    assert_eq!(again(&mut one, 600), [], "it waits for longer each time");
+    let third = again(&mut one, 900);
+    let known = vec![(0, vec![1])];
+    one.peering.answered(later(900), &mut one.core, third[0].0, PeerResponse::Guest(known.clone()));
+    assert!(one.events().contains(&Event::Concluded(question, Conclusion::Guest(known))));
+}
+
+#[test]
 fn a_question_is_over_with_its_time_with_its_connections_or_with_the_first_that_knows() {
     let now = at(Duration::ZERO);
     let ask = |one: &mut Node| one.peering.ask_neighbours(now, Question::Guest("a".into()), Duration::from_millis(50));
