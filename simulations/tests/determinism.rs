@@ -8,13 +8,13 @@ use hedgerow_sim_model::results::Summary;
 /// Every kind of fault.
 fn everything(seed: u64, change: impl FnOnce(&mut Command)) -> Summary {
     // A folder of its own: a run in which something is wrong leaves a file there.
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a folder");
     let mut command = Command::new(env!("CARGO_BIN_EXE_hedgerow-sim"));
     command.current_dir(&folder);
     command.args(["run", "everything", "--level", "core", "--json", "--seed", &seed.to_string()]);
     command.stdin(Stdio::null());
     change(&mut command);
-    let output = command.output().unwrap();
+    let output = command.output().expect("it starts");
     let errors = String::from_utf8_lossy(&output.stderr);
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("no summary ({error}): {errors}"))
 }

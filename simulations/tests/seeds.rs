@@ -14,9 +14,9 @@ const TOO_LARGE: &str = "thousand";
 /// Runs a command of the simulation; what it says is shown if something was wrong.
 fn is_good(arguments: &[&str]) {
     // A failure leaves a file there; what it says is enough to see it again.
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a folder");
     let mut command = Command::new(env!("CARGO_BIN_EXE_hedgerow-sim"));
-    let output = command.args(arguments).current_dir(&folder).stdin(Stdio::null()).output().unwrap();
+    let output = command.args(arguments).current_dir(&folder).stdin(Stdio::null()).output().expect("it starts");
     let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "hedgerow-sim {}:\n{said}\n{errors}", arguments.join(" "));
 }

@@ -26,7 +26,7 @@ fault = { kind = 'partition', shape = 'halves' }
 ";
 
 fn trace(seed: u64, leak: Option<fn() -> u64>) -> Run {
-    let scenario = Scenario::parse("determinism", SCENARIO).unwrap();
+    let scenario = Scenario::parse("determinism", SCENARIO).expect("a scenario");
     let config = RunConfig { leak, ..RunConfig::new("determinism", &scenario, seed) };
     run(config, &mut |_| ControlFlow::Continue(()))
 }
@@ -34,7 +34,7 @@ fn trace(seed: u64, leak: Option<fn() -> u64>) -> Run {
 /// What the machine's clock shows: the very thing that must not get in.
 #[expect(clippy::disallowed_methods, reason = "it is leaked on purpose")]
 fn machine_nanos() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is later than 1970");
     u64::from(since.subsec_nanos())
 }
 
