@@ -84,6 +84,17 @@ pub(crate) async fn public(shard: Rc<Shard>, stream: TcpStream, from: SocketAddr
     }
 }
 
+/// Serves a client whose bytes do not come from a socket: HTTP/1.1 in the clear.
+pub(crate) async fn embedded<S>(shard: Rc<Shard>, stream: S, from: SocketAddr)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let client = Client { peer: Peer::client(from.ip(), Scheme::Http), scheme: Scheme::Http };
+    if let Err(error) = http1(&shard, Rc::new(client), Counted::new(stream, shard.counters.clone())).await {
+        debug!(client = %from, %error, "a client's connection ended early");
+    }
+}
+
 /// Serves the operator's listener.
 pub(crate) async fn operator(shard: Rc<Shard>, stream: TcpStream) {
     let service = service_fn(|request| {
@@ -192,13 +203,13 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
 }
 
 /// A client's socket, with its bytes counted.
-pub(crate) struct Counted {
-    stream: TcpStream,
+pub(crate) struct Counted<S = TcpStream> {
+    stream: S,
     counters: Arc<Counters>,
 }
 
-impl Counted {
-    pub(crate) fn new(stream: TcpStream, counters: Arc<Counters>) -> Self {
+impl<S> Counted<S> {
+    pub(crate) fn new(stream: S, counters: Arc<Counters>) -> Self {
         Self { stream, counters }
     }
 
@@ -210,7 +221,7 @@ impl Counted {
     }
 }
 
-impl AsyncRead for Counted {
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
@@ -219,7 +230,7 @@ impl AsyncRead for Counted {
     }
 }
 
-impl AsyncWrite for Counted {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.sent(polled)

@@ -15,6 +15,7 @@ use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 use hedgerow_http::{Directory, Loads, Offer};
 use hedgerow_proto::frame::{Control, Join, Reject, RejectReason, close};
+use hedgerow_proto::home::telling::{Due, Telling};
 use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::limits::Limits;
 use hedgerow_proto::members::{self, Arrival, Lane, MemberLimits};
@@ -276,9 +277,11 @@ impl Federation {
 
     /// Makes a new snapshot whenever something has changed, and tells the coordinators of each other. Runs for ever.
     pub(crate) async fn keep_current(&self) -> Infallible {
-        let mut told: Vec<NodeId> = Vec::new();
+        let mut telling = Telling::default();
+        let mut tell_at = None;
         loop {
-            let due = self.state().registry.poll_timeout().map(|(at, ..)| at.since(clock::now()));
+            let registry = self.state().registry.poll_timeout().map(|(at, ..)| at);
+            let due = [registry, tell_at].into_iter().flatten().min().map(|at| at.since(clock::now()));
             tokio::select! {
                 () = self.changed.notified() => {}
                 // Conclusions that only time draws: records lapse, leases run out.
@@ -289,11 +292,15 @@ impl Federation {
                 self.rebuild(&mut state);
                 state.took
             };
-            let coordinators = self.snapshot().coordinators.iter().map(|view| view.id).collect();
-            if told != coordinators {
-                told = coordinators;
-                self.tell_coordinators();
-            }
+            let coordinators: Vec<NodeId> = self.snapshot().coordinators.iter().map(|view| view.id).collect();
+            tell_at = match telling.look(clock::now(), &coordinators) {
+                Due::No => None,
+                Due::At(at) => Some(at),
+                Due::Now => {
+                    self.tell_coordinators();
+                    None
+                }
+            };
             sleep(took * (REBUILD_SHARE - 1)).await;
         }
     }

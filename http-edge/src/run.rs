@@ -5,12 +5,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hedgerow_http::{ForwardConfig, Stats};
 use hedgerow_process::exit::Failure;
 use hedgerow_process::ready_file::ReadyFile;
 use hedgerow_process::shutdown::Shutdown;
-use hedgerow_proto::route::AnybodyMayAnswer;
-use hedgerow_tunnel::Open;
 use hedgerow_urls::Dialler;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
@@ -20,9 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use crate::census;
-use crate::federation::Federation;
 use crate::identity;
-use crate::metrics::{Counters, Metrics};
 use crate::settings::Settings;
 use crate::shard::{self, Common, Line};
 use crate::sockets::{self, Bound, ShardSockets};
@@ -62,36 +57,8 @@ pub(crate) fn run(settings: Settings) -> Result<(), Failure> {
     let outcome = runtime.block_on(async {
         let shutdown =
             Shutdown::on_signals().map_err(|error| Failure::runtime(format!("cannot listen for signals: {error}")))?;
-        let federation = Arc::new(Federation::new(
-            &identity,
-            settings.threads,
-            settings.aliases.clone(),
-            Box::new(Open),
-            Box::new(AnybodyMayAnswer),
-        ));
-        let forward = ForwardConfig {
-            body_bytes_max: settings.body_bytes_max,
-            cors: settings.cors.clone(),
-            ..ForwardConfig::default()
-        };
-        let metrics = Metrics {
-            federation: federation.clone(),
-            counters: (0..settings.threads).map(|_| Arc::new(Counters::default())).collect(),
-            stats: (0..settings.threads).map(|_| Arc::new(Stats::default())).collect(),
-        };
-        let common = Arc::new(Common {
-            settings,
-            identity,
-            bound,
-            federation,
-            certificates,
-            tls,
-            forward: Arc::new(forward),
-            metrics: Arc::new(metrics),
-            dialler: Arc::new(dialler),
-            shutdown,
-        });
-        serve(common, sockets, ready_file).await
+        let common = Common { certificates, tls, ..Common::new(settings, identity, bound, dialler, shutdown) };
+        serve(Arc::new(common), sockets, ready_file).await
     });
     // Without waiting for lookups of agents' hosts: the resolver may take its time.
     runtime.shutdown_background();

@@ -71,7 +71,7 @@ impl Settings {
         Self::check(cli.options.or(file))
     }
 
-    fn check(options: Options) -> Result<Self, Failure> {
+    pub(crate) fn check(options: Options) -> Result<Self, Failure> {
         let listen = match &*options.listen {
             [] => vec![LISTEN],
             given => given.iter().map(|address| address.0).collect(),

@@ -2,6 +2,7 @@
 //! shared with another thread, unless it goes down a tunnel that another thread holds.
 
 use std::cell::RefCell;
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +14,9 @@ use hedgerow_http::{ForwardConfig, Forwarder, Stats};
 use hedgerow_process::exit::Failure;
 use hedgerow_process::shutdown::Shutdown;
 use hedgerow_proto::frame::close;
-use hedgerow_tunnel::{EntryIdentity, quic};
+use hedgerow_proto::route::AnybodyMayAnswer;
+use hedgerow_tunnel::quic::{self, Acceptor};
+use hedgerow_tunnel::{EntryIdentity, Open as OpenToAll};
 use hedgerow_urls::Dialler;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -55,6 +58,47 @@ pub(crate) struct Common {
     pub(crate) shutdown: Shutdown,
 }
 
+impl Common {
+    /// Without certificates, and with nobody there yet.
+    pub(crate) fn new(
+        settings: Settings,
+        identity: EntryIdentity,
+        bound: Bound,
+        dialler: Dialler,
+        shutdown: Shutdown,
+    ) -> Self {
+        let federation = Arc::new(Federation::new(
+            &identity,
+            settings.threads,
+            settings.aliases.clone(),
+            Box::new(OpenToAll),
+            Box::new(AnybodyMayAnswer),
+        ));
+        let forward = ForwardConfig {
+            body_bytes_max: settings.body_bytes_max,
+            cors: settings.cors.clone(),
+            ..ForwardConfig::default()
+        };
+        let metrics = Metrics {
+            federation: federation.clone(),
+            counters: (0..settings.threads).map(|_| Arc::new(Counters::default())).collect(),
+            stats: (0..settings.threads).map(|_| Arc::new(Stats::default())).collect(),
+        };
+        Self {
+            settings,
+            identity,
+            bound,
+            federation,
+            certificates: None,
+            tls: None,
+            forward: Arc::new(forward),
+            metrics: Arc::new(metrics),
+            dialler: Arc::new(dialler),
+            shutdown,
+        }
+    }
+}
+
 /// What the connections of one thread share.
 pub(crate) struct Shard {
     pub(crate) common: Arc<Common>,
@@ -77,6 +121,32 @@ pub(crate) struct Line {
 }
 
 impl Shard {
+    /// The thread of this number.
+    pub(crate) fn new(common: Arc<Common>, index: usize) -> Self {
+        let (counters, stats) = (common.metrics.counters[index].clone(), common.metrics.stats[index].clone());
+        // The incarnation is random, and the only randomness that the threads start from.
+        let mut random = fastrand::Rng::with_seed(common.identity.incarnation.wrapping_add(index as u64));
+        let directory = ShardDirectory { federation: common.federation.clone(), shard: index };
+        let connections_max = common.settings.connections_max.div_ceil(common.settings.threads);
+        Self {
+            forwarder: Forwarder::new(common.forward.clone(), directory, stats.clone(), random.u64(..)),
+            random: RefCell::new(random),
+            connections: Arc::new(Semaphore::new(connections_max)),
+            connections_max: u32::try_from(connections_max).unwrap_or(u32::MAX),
+            common,
+            counters,
+            stats,
+        }
+    }
+
+    /// Lets go of streams that have been idle for long; runs for ever.
+    pub(crate) async fn sweep(&self) -> Infallible {
+        loop {
+            sleep(SWEEP_INTERVAL).await;
+            self.forwarder.sweep();
+        }
+    }
+
     /// The socket with its bytes counted.
     pub(crate) fn counted(&self, stream: TcpStream) -> Counted {
         Counted::new(stream, self.counters.clone())
@@ -99,29 +169,13 @@ pub(crate) fn run(index: usize, common: Arc<Common>, sockets: ShardSockets, line
 
 async fn serve(index: usize, common: Arc<Common>, sockets: ShardSockets, mut line: Line) -> Result<(), Failure> {
     let broken = |what: &str, error: &dyn std::fmt::Display| Failure::runtime(format!("{what}: {error}"));
-    let counters = common.metrics.counters[index].clone();
-    let stats = common.metrics.stats[index].clone();
     let tls = common.tls.clone().map(TlsAcceptor::from);
     let endpoint =
         quic::listen(&common.identity, sockets.tunnel).map_err(|error| broken("cannot listen for tunnels", &error))?;
-    let (federation, shards) = (common.federation.clone(), common.settings.threads);
-    let gatehouse = Gatehouse::new(&common, counters.clone(), index)
-        .map_err(|error| broken("cannot listen for tunnels", &error))?;
-    spawn_local(Rc::new(gatehouse).accept(endpoint.clone()));
-
-    // The incarnation is random, and the only randomness that the threads start from.
-    let mut random = fastrand::Rng::with_seed(common.identity.incarnation.wrapping_add(index as u64));
-    let directory = ShardDirectory { federation, shard: index };
-    let connections_max = common.settings.connections_max.div_ceil(shards);
-    let shard = Rc::new(Shard {
-        forwarder: Forwarder::new(common.forward.clone(), directory, stats.clone(), random.u64(..)),
-        random: RefCell::new(random),
-        connections: Arc::new(Semaphore::new(connections_max)),
-        connections_max: u32::try_from(connections_max).unwrap_or(u32::MAX),
-        common,
-        counters,
-        stats,
-    });
+    let acceptor = Acceptor::new(&common.identity).map_err(|error| broken("cannot listen for tunnels", &error))?;
+    let shard = Rc::new(Shard::new(common, index));
+    let gatehouse = Gatehouse::new(&shard.common, shard.counters.clone(), index);
+    spawn_local(Rc::new(gatehouse).accept(endpoint.clone(), Rc::new(acceptor)));
     for listener in sockets.http {
         let listener = TcpListener::from_std(listener).map_err(|error| broken("cannot listen", &error))?;
         let (shard, tls) = (shard.clone(), tls.clone());
@@ -142,12 +196,7 @@ async fn serve(index: usize, common: Arc<Common>, sockets: ShardSockets, mut lin
     }
     spawn_local({
         let shard = shard.clone();
-        async move {
-            loop {
-                sleep(SWEEP_INTERVAL).await;
-                shard.forwarder.sweep();
-            }
-        }
+        async move { match shard.sweep().await {} }
     });
     // Nobody listens any more only when the process ends.
     let _ = line.serving.send(()).await;

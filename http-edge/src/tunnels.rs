@@ -9,6 +9,7 @@ use std::sync::Arc;
 use hedgerow_process::shutdown::{Shutdown, Stage};
 use hedgerow_proto::frame::{Hello, close};
 use hedgerow_proto::limits::Limits;
+use hedgerow_tunnel::link::Link;
 use hedgerow_tunnel::quic::Acceptor;
 use hedgerow_tunnel::{TunnelError, TunnelEvent, TunnelEvents, welcome};
 use tokio::task::spawn_local;
@@ -34,7 +35,6 @@ pub(crate) struct Gatehouse {
     federation: Arc<Federation>,
     counters: Arc<Counters>,
     shutdown: Shutdown,
-    acceptor: Acceptor,
     hello: Hello,
     handshakes: RefCell<Handshakes>,
 }
@@ -47,7 +47,7 @@ struct Handshakes {
 
 impl Gatehouse {
     /// For this thread.
-    pub(crate) fn new(common: &Common, counters: Arc<Counters>, shard: usize) -> Result<Self, TunnelError> {
+    pub(crate) fn new(common: &Common, counters: Arc<Counters>, shard: usize) -> Self {
         let number = |n: usize| u16::try_from(n).expect("the settings allow no more than 256 threads");
         let hello = Hello {
             federation: common.identity.federation,
@@ -55,18 +55,17 @@ impl Gatehouse {
             shard: number(shard),
             shards: number(common.settings.threads),
         };
-        Ok(Self {
+        Self {
             federation: common.federation.clone(),
             counters,
             shutdown: common.shutdown.clone(),
-            acceptor: Acceptor::new(&common.identity)?,
             hello,
             handshakes: RefCell::default(),
-        })
+        }
     }
 
     /// Takes tunnels in until the endpoint is closed.
-    pub(crate) async fn accept(self: Rc<Self>, endpoint: quinn::Endpoint) {
+    pub(crate) async fn accept(self: Rc<Self>, endpoint: quinn::Endpoint, acceptor: Rc<Acceptor>) {
         while let Some(incoming) = endpoint.accept().await {
             if self.shutdown.stage() != Stage::Running {
                 // The node comes back when there is an entry again.
@@ -84,14 +83,33 @@ impl Gatehouse {
                 let _ = incoming.retry();
                 continue;
             }
-            spawn_local(self.clone().tunnel(incoming, busy));
+            let acceptor = acceptor.clone();
+            let handshake = async move { acceptor.handshake(incoming).await };
+            spawn_local(self.clone().tunnel(handshake, address, busy));
         }
     }
 
-    async fn tunnel(self: Rc<Self>, incoming: quinn::Incoming, busy: Busy) {
+    /// Takes in one that has come up in some other way than over QUIC, until it ends.
+    pub(crate) async fn take_in<L: Link>(
+        self: Rc<Self>,
+        handshake: impl Future<Output = Result<L, TunnelError>>,
+        address: IpAddr,
+    ) {
+        match self.begin(address) {
+            Some(busy) => self.tunnel(handshake, address, busy).await,
+            None => self.counters.tunnels_turned_away.add(1),
+        }
+    }
+
+    async fn tunnel<L: Link>(
+        self: Rc<Self>,
+        handshake: impl Future<Output = Result<L, TunnelError>>,
+        address: IpAddr,
+        busy: Busy,
+    ) {
         // Nodes of this very machine are the operator's own: no quota by address for them.
-        let address = Some(incoming.remote_address().ip()).filter(|address| !address.to_canonical().is_loopback());
-        match self.welcome(incoming, address).await {
+        let address = Some(address).filter(|address| !address.to_canonical().is_loopback());
+        match self.welcome(handshake, address).await {
             Ok((place, events)) => {
                 drop(busy);
                 self.listen(place, events).await;
@@ -109,12 +127,12 @@ impl Gatehouse {
         }
     }
 
-    async fn welcome(
+    async fn welcome<L: Link>(
         &self,
-        incoming: quinn::Incoming,
+        handshake: impl Future<Output = Result<L, TunnelError>>,
         address: Option<IpAddr>,
     ) -> Result<(Place, TunnelEvents), TunnelError> {
-        let link = Arc::new(self.acceptor.handshake(incoming).await?);
+        let link = Arc::new(handshake.await?);
         let gate = self.federation.gate(address);
         let (tunnel, events, signed, record) = welcome(link, self.hello.clone(), &Limits::PRODUCTION, &gate).await?;
         // Between the gate and here another connection of the same node may have come.

@@ -19,6 +19,7 @@
 pub mod hints;
 pub mod roster;
 pub mod seeker;
+pub mod telling;
 
 pub use hints::{Hints, Told};
 pub use roster::Roster;

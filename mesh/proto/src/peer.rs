@@ -9,7 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::wire::{self, DecodeError};
+use crate::wire::{self, DecodeError, blob};
 
 /// One request or response, in bytes: a whole turn of a synchronisation fits ([`crate::limits::Limits::sync_message_bytes_max`]
 /// times the messages of a turn).
@@ -19,12 +19,13 @@ pub const PEER_MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PeerRequest {
     /// Signed records that the peer says itself, or that those say whose home it is: fresh ones.
-    Push(Vec<Vec<u8>>),
+    Push(#[serde(with = "blob::list")] Vec<Vec<u8>>),
     /// A turn of a synchronisation; `session` is new for each, so that what is left of an earlier one does not matter.
     Sync {
         /// Which session, among those of this peer.
         session: u64,
         /// The messages of the turn, in order.
+        #[serde(with = "blob::list")]
         messages: Vec<Vec<u8>>,
     },
     /// What is known of an agent without a key of ours?
@@ -41,6 +42,7 @@ pub struct Call {
     /// The path.
     pub path: String,
     /// The body, as it came.
+    #[serde(with = "blob::one")]
     pub body: Vec<u8>,
     /// How often it has been passed on, this time included.
     pub hops: u8,
@@ -54,7 +56,7 @@ pub enum PeerResponse {
     /// How many of the pushed records are held now.
     Taken(u32),
     /// The other side's turn.
-    Sync(Vec<Vec<u8>>),
+    Sync(#[serde(with = "blob::list")] Vec<Vec<u8>>),
     /// Signed records about the agent, each with its age in milliseconds; none if it is not known.
     Guest(Vec<(u64, Vec<u8>)>),
     /// The answer to the call.
@@ -62,8 +64,10 @@ pub enum PeerResponse {
         /// The status of HTTP.
         status: u16,
         /// The body.
+        #[serde(with = "blob::one")]
         body: Vec<u8>,
         /// What the peer has signed about the agent, so that whoever asked finds it at once.
+        #[serde(with = "blob::list")]
         records: Vec<Vec<u8>>,
     },
     /// Not now, or not from this peer.

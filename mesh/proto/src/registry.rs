@@ -18,9 +18,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
+
 use crate::clock::Time;
 use crate::id::{FederationId, NodeId};
+use crate::key::Verify;
 use crate::limits::Limits;
+use crate::record::{Record, RecordError, Signed};
 
 mod conflict;
 mod index;
@@ -45,6 +49,7 @@ use writer::Writer;
 pub struct Registry {
     federation: FederationId,
     limits: Limits,
+    verify: Verify,
     writers: BTreeMap<NodeId, Writer>,
     /// For each coordinator, those that name it as their home.
     homes: BTreeMap<NodeId, BTreeSet<NodeId>>,
@@ -58,9 +63,15 @@ pub struct Registry {
 impl Registry {
     /// An empty registry.
     pub fn new(federation: FederationId, limits: Limits) -> Self {
+        Self::verified_by(federation, limits, NodeId::verifies)
+    }
+
+    /// The same, where this function verifies signatures.
+    pub fn verified_by(federation: FederationId, limits: Limits, verify: Verify) -> Self {
         Self {
             federation,
             limits,
+            verify,
             writers: BTreeMap::new(),
             homes: BTreeMap::new(),
             timers: BTreeMap::new(),
@@ -73,6 +84,11 @@ impl Registry {
     /// The federation that it is the registry of.
     pub fn federation(&self) -> FederationId {
         self.federation
+    }
+
+    /// Reads and verifies a record from anybody. It is not taken in yet.
+    pub fn open(&self, bytes: Bytes) -> Result<(Signed, Record), RecordError> {
+        Signed::open_by(bytes, self.federation, &self.limits, self.verify)
     }
 
     /// Its bounds.

@@ -227,7 +227,7 @@ impl Core {
         source: Source,
         judge: impl FnOnce(&Registry, &Record) -> Result<(), O>,
     ) -> Result<Outcome, NotTaken<O>> {
-        let opened = Signed::open(bytes, self.registry.federation(), self.registry.limits());
+        let opened = self.registry.open(bytes);
         let (signed, record) = opened.map_err(NotTaken::Bad)?;
         self.insert_opened(now, &signed, &record, source, judge)
     }

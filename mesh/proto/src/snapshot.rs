@@ -16,7 +16,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use crate::clock::Time;
-use crate::record::{Kind, Signed};
+use crate::record::Kind;
 use crate::registry::{Registry, Source};
 
 const MAGIC: &[u8; 8] = b"hedgerow";
@@ -114,7 +114,7 @@ pub fn restore(bytes: Vec<u8>, registry: &mut Registry, now: Time) -> Result<Res
     for (age, record) in records {
         // Each in an allocation of its own: one that lives on must not hold the whole snapshot.
         let record = Bytes::copy_from_slice(&record);
-        let opened = Signed::open(record, registry.federation(), registry.limits());
+        let opened = registry.open(record);
         let inserted = opened.is_ok_and(|(signed, _)| registry.insert(now, signed, Source::Snapshot(age)).is_ok());
         if inserted {
             restored.taken += 1;

@@ -29,6 +29,7 @@ use crate::clock::Time;
 use crate::mutation::{self, Mutation};
 use crate::record::{Record, RecordHash, Signed, Version};
 use crate::registry::{Fingerprint, KeyHash, Outcome, Prefix, Registry, Source};
+use crate::wire::blob::Blob;
 use crate::wire::{self, DecodeError};
 
 mod subtree;
@@ -74,7 +75,7 @@ struct Message {
     /// Keys whose records are wanted.
     want: Vec<KeyHash>,
     /// Records, with their ages in milliseconds.
-    records: Vec<(u64, Vec<u8>)>,
+    records: Vec<(u64, Blob<Bytes>)>,
 }
 
 /// One record in a list.
@@ -229,7 +230,7 @@ impl Session {
         let (message, _): (Message, _) = wire::decode_prefix(bytes, registry.limits().sync_message_bytes_max)?;
         self.peer_spoke |= message != Message { ends_turn: message.ends_turn, ..Message::default() };
         let mut received = Received::default();
-        for (age_ms, bytes) in message.records {
+        for (age_ms, Blob(bytes)) in message.records {
             match take(now, registry, Duration::from_millis(age_ms), bytes, &mut accept) {
                 Some((signed, outcome)) if outcome.is_news() => received.news.push(signed),
                 Some(_) => {}
@@ -341,7 +342,7 @@ impl Session {
                     break;
                 }
                 let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-                message.records.push((age_ms, signed.bytes().to_vec()));
+                message.records.push((age_ms, Blob(signed.bytes().clone())));
             }
             self.send.pop_first();
         }
@@ -354,10 +355,10 @@ fn take(
     now: Time,
     registry: &mut Registry,
     age: Duration,
-    bytes: Vec<u8>,
+    bytes: Bytes,
     accept: &mut impl FnMut(&Registry, &Record) -> bool,
 ) -> Option<(Signed, Outcome)> {
-    let (signed, record) = Signed::open(Bytes::from(bytes), registry.federation(), registry.limits()).ok()?;
+    let (signed, record) = registry.open(bytes).ok()?;
     if !accept(registry, &record) {
         return None;
     }

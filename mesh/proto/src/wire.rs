@@ -8,6 +8,7 @@ use std::cell::Cell;
 
 use serde::{Serialize, de::DeserializeOwned};
 
+pub(crate) mod blob;
 mod budget;
 
 /// The version that this code writes.
@@ -38,6 +39,9 @@ pub enum DecodeError {
     #[error("{0} bytes too many")]
     Trailing(usize),
 }
+
+/// A sequence that grows by doubling takes so many times its length for a moment: the old half and the new whole.
+const GROWING: usize = 3;
 
 /// Bincode's own bound, beside the budget: what the longest message may claim to hold, in bytes. A number takes one byte
 /// of input and claims up to sixteen.
@@ -93,8 +97,7 @@ pub fn decode_prefix<T: DeserializeOwned>(bytes: &[u8], max_bytes: usize) -> Res
     if version != VERSION {
         return Err(DecodeError::Version(version));
     }
-    // A sequence that grows by doubling takes three times its length for a moment: the old half and the new whole.
-    let budget = Cell::new((ALLOCATION_PER_BYTE * bytes.len() + ALLOCATION_BASE) / 3);
+    let budget = Cell::new((ALLOCATION_PER_BYTE * bytes.len() + ALLOCATION_BASE) / GROWING);
     let (value, used) = bincode::serde::seed_decode_from_slice(budget::Budget::new(&budget), body, config())
         .map_err(|error| DecodeError::Malformed(error.to_string()))?;
     Ok((value, &body[used..]))

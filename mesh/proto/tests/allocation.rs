@@ -12,6 +12,7 @@ use hedgerow_proto::clock::Time;
 use hedgerow_proto::frame::{Control, Join, MESSAGE_BYTES_MAX, Preface, Welcome};
 use hedgerow_proto::id::FederationId;
 use hedgerow_proto::limits::Limits;
+use hedgerow_proto::peer::{PeerRequest, PeerResponse};
 use hedgerow_proto::record::{GuestDetails, NodeRecord, Signed};
 use hedgerow_proto::registry::Registry;
 use hedgerow_proto::sync::Session;
@@ -73,6 +74,8 @@ fn decode_all(bytes: &[u8]) {
     one::<Welcome>(bytes);
     one::<NodeRecord>(bytes);
     one::<GuestDetails>(bytes);
+    one::<PeerRequest>(bytes);
+    one::<PeerResponse>(bytes);
     // What could be nested in something of a later version.
     one::<Vec<Vec<u8>>>(bytes);
     one::<Vec<String>>(bytes);
@@ -117,6 +120,19 @@ fn no_input_takes_more_than_four_times_its_length_and_64_kib() {
         }
         bytes.truncate(size);
         decode_all(&bytes);
+    }
+    // A text of most of the length, and behind it as many empty ones as make their sequence grow just once more: old and new
+    // stand beside the text for a moment.
+    for doublings in 10..16 {
+        let empty = 1 << doublings;
+        let sequence = 3 * size_of::<String>() * empty;
+        for slack in [1, 500, 2000] {
+            let len = sequence.saturating_sub(wire::ALLOCATION_BASE) / wire::ALLOCATION_PER_BYTE + slack;
+            let Some(text) = len.checked_sub(empty + 16).filter(|_| len < MESSAGE_BYTES_MAX) else { continue };
+            let mut list = vec![String::new(); empty + 1];
+            list[0] = "x".repeat(text);
+            decode_all(&wire::encode(&list));
+        }
     }
     // Each length in front of nothing, and of zeros, at each of the first places.
     for length in lengths {

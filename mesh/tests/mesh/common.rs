@@ -164,21 +164,28 @@ pub(crate) fn guest(worker_id: &str) -> Body {
     Body::Guest(Guest { worker_id: worker_id.into(), details })
 }
 
-/// Waits until all have the same digest, and it is one of a registry with at least `records` records.
+/// Waits until all have the same digest, and it is one of a registry with at least `records` records. As long as one of them still
+/// learns of something, a machine that is busy with other things has its time.
 pub(crate) async fn until_equal(all: &[&Coordinator], records: usize) {
     let equal = || {
         let first = all[0].digest();
         all.iter().all(|one| one.digest() == first && one.replica.read(Registry::len) >= records)
     };
+    let known = || all.iter().map(|one| one.replica.read(Registry::len)).sum::<usize>();
     let mut changes: Vec<_> = all.iter().map(|one| one.replica.changes()).collect();
-    let wait = async {
-        while !equal() {
-            let changed = changes.iter_mut().map(|changes| Box::pin(changes.changed()));
-            futures_util::future::select_all(changed).await.0.unwrap();
+    let mut most = 0;
+    while !equal() {
+        most = known().max(most);
+        let next = async {
+            // Leases are renewed for ever: a change alone is no progress.
+            while !equal() && known() <= most {
+                let changed = changes.iter_mut().map(|changes| Box::pin(changes.changed()));
+                futures_util::future::select_all(changed).await.0.unwrap();
+            }
+        };
+        if tokio::time::timeout(PATIENCE, next).await.is_err() {
+            let seen: Vec<_> = all.iter().map(|one| (one.digest(), one.replica.read(Registry::len))).collect();
+            panic!("never equal: {seen:?}");
         }
-    };
-    if tokio::time::timeout(PATIENCE, wait).await.is_err() {
-        let seen: Vec<_> = all.iter().map(|one| (one.digest(), one.replica.read(Registry::len))).collect();
-        panic!("never equal: {seen:?}");
     }
 }

@@ -49,6 +49,17 @@ pub struct Target {
 pub trait Directory: Send + Sync + 'static {
     /// The entry as it is now, or why that is not known.
     fn target(&self) -> BoxFuture<'_, Result<Target, String>>;
+
+    /// A connection to one of its addresses, on which it proves its key: over QUIC, unless the way there is another one, as in the
+    /// simulation.
+    fn dial<'a>(
+        &'a self,
+        key: &'a SecretKey,
+        entry: NodeId,
+        address: SocketAddr,
+    ) -> BoxFuture<'a, Result<Arc<dyn Link>, TunnelError>> {
+        Box::pin(async move { Ok(Arc::new(quic::dial(key, entry, address).await?) as Arc<dyn Link>) })
+    }
 }
 
 /// What every tunnel of a node shares.
@@ -215,8 +226,8 @@ async fn session(
 ) -> Result<(), SessionEnd> {
     let target = directory.target().await.map_err(SessionEnd::Failed)?;
     status.send_modify(|status| status.entry = Some(target.entry));
-    let (link, address) = dial_first(config, &target).await?;
-    let greeted = greet(Arc::new(link), &target).await?;
+    let (link, address) = dial_first(config, directory, &target).await?;
+    let greeted = greet(link, &target).await?;
     let hello = greeted.hello.clone();
     let joined = join(config, greeted, 0).await?;
     let up = Up {
@@ -241,7 +252,7 @@ async fn session(
         });
     };
     let first = run(config, joined, &activity, pong);
-    let more = lanes::keep(config, &target, address, &hello, &activity, |count| {
+    let more = lanes::keep(config, directory, &target, address, &hello, &activity, |count| {
         connections.store(count, Ordering::Relaxed);
         status.send_if_modified(|status| match &mut status.state {
             TunnelState::Up(up) => std::mem::replace(&mut up.connections, count) != count,
@@ -260,12 +271,16 @@ async fn session(
 }
 
 /// Dials all addresses, a little apart, and takes the first that answers with the right key.
-async fn dial_first(config: &DialConfig, target: &Target) -> Result<(quic::QuicLink, SocketAddr), TunnelError> {
+async fn dial_first(
+    config: &DialConfig,
+    directory: &dyn Directory,
+    target: &Target,
+) -> Result<(Arc<dyn Link>, SocketAddr), TunnelError> {
     let mut attempts: FuturesUnordered<_> = (0_u32..)
         .zip(&target.addresses)
         .map(|(index, address)| async move {
             sleep(ADDRESS_STAGGER * index).await;
-            quic::dial(&config.key, target.entry, *address).await.map(|link| (link, *address))
+            directory.dial(&config.key, target.entry, *address).await.map(|link| (link, *address))
         })
         .collect();
     let mut last = TunnelError::Protocol("the entry has no address".into());

@@ -16,8 +16,7 @@ use tracing::debug;
 
 use crate::accept::TunnelError;
 use crate::backoff::Backoff;
-use crate::dial::{DialConfig, End, Target, greet, join, run};
-use crate::quic;
+use crate::dial::{DialConfig, Directory, End, Target, greet, join, run};
 use crate::serve::Activity;
 
 /// Ports tried for each thread of the entry before a pause: enough that one of 16 threads is missed once in 10,000 times.
@@ -28,6 +27,7 @@ const PAUSE: Duration = Duration::from_secs(60);
 /// Keeps the further connections up for as long as it is polled.
 pub(crate) async fn keep(
     config: &DialConfig,
+    directory: &dyn Directory,
     target: &Target,
     address: SocketAddr,
     first: &Hello,
@@ -54,7 +54,7 @@ pub(crate) async fn keep(
             continue;
         }
         tries += 1;
-        match one(config, target, address, first, &covered, activity).await {
+        match one(config, directory, target, address, first, &covered, activity).await {
             Ok(Some((shard, lane))) => {
                 covered.insert(shard);
                 running.spawn(async move {
@@ -85,14 +85,15 @@ fn forget(covered: &mut BTreeSet<u16>, ended: Result<u16, tokio::task::JoinError
 /// One attempt: `None` when it came to a thread that has a connection.
 async fn one(
     config: &DialConfig,
+    directory: &dyn Directory,
     target: &Target,
     address: SocketAddr,
     first: &Hello,
     covered: &BTreeSet<u16>,
     activity: &Arc<Activity>,
 ) -> Result<Option<(u16, impl Future<Output = End> + Send + 'static)>, TunnelError> {
-    let link = quic::dial(&config.key, target.entry, address).await?;
-    let greeted = greet(Arc::new(link), target).await?;
+    let link = directory.dial(&config.key, target.entry, address).await?;
+    let greeted = greet(link, target).await?;
     let shard = greeted.hello.shard;
     if greeted.hello.incarnation != first.incarnation || covered.contains(&shard) {
         greeted.link.close(close::GOING, "another thread is wanted");

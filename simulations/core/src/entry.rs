@@ -8,6 +8,7 @@ use bytes::Bytes;
 use hedgerow_proto::attempts::{AttemptLimits, Course, End, Next, Ring, Then, Upload, Waiting};
 use hedgerow_proto::clock::Time;
 use hedgerow_proto::frame::{Census, Refusal, WhenFull};
+use hedgerow_proto::home::telling::{Due, Telling};
 use hedgerow_proto::id::NodeId;
 use hedgerow_proto::record::{Candidacy, NodeRecord, ServiceHealth, Signed, Version};
 use hedgerow_proto::registry::{Presence, Registry, Source};
@@ -20,6 +21,7 @@ use crate::context::Context;
 use crate::message::{Message, RequestNumber};
 use crate::net::{ConnectionId, Input};
 use crate::settings::{FEDERATION, Settings};
+use crate::verify;
 
 /// How often it synchronises, within a quarter, and with how many.
 const SYNC_ROUND: Duration = Duration::from_secs(1);
@@ -99,7 +101,8 @@ pub(crate) struct Entry {
     sync_at: Time,
     census_at: Time,
     watch_at: Option<Time>,
-    told: Vec<NodeId>,
+    telling: Telling,
+    tell_at: Option<Time>,
     generation: u64,
 }
 
@@ -151,7 +154,7 @@ impl hedgerow_proto::attempts::Candidates for Candidates<'_> {
 impl Entry {
     pub(crate) fn new(now: Time, settings: &Settings, seed: u64) -> Self {
         Self {
-            registry: Registry::new(FEDERATION, settings.limits.clone()),
+            registry: Registry::verified_by(FEDERATION, settings.limits.clone(), verify::verifies),
             here: BTreeMap::new(),
             by_connection: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -162,7 +165,8 @@ impl Entry {
             sync_at: now,
             census_at: now + CENSUS_SILENT_FOR,
             watch_at: None,
-            told: Vec::new(),
+            telling: Telling::default(),
+            tell_at: None,
             generation: 0,
         }
     }
@@ -189,7 +193,11 @@ impl Entry {
             .flat_map(|job| [job.waits_until, job.running.as_ref().map(|running| running.rings_at)])
             .flatten();
         let registry = self.registry.poll_timeout().map(|(at, ..)| at);
-        [Some(self.sync_at), Some(self.census_at), self.watch_at, registry].into_iter().flatten().chain(retries).min()
+        [Some(self.sync_at), Some(self.census_at), self.watch_at, self.tell_at, registry]
+            .into_iter()
+            .flatten()
+            .chain(retries)
+            .min()
     }
 
     pub(crate) fn handle(&mut self, ctx: &mut Context<'_>, input: Input) {
@@ -226,7 +234,8 @@ impl Entry {
             self.watch(ctx);
         }
         self.look_at_jobs(ctx);
-        if std::mem::replace(&mut self.generation, self.registry.generation()) != self.generation {
+        let changed = std::mem::replace(&mut self.generation, self.registry.generation()) != self.generation;
+        if changed || self.tell_at.is_some_and(|at| at <= now) {
             self.tell_coordinators(ctx);
         }
     }
@@ -242,7 +251,7 @@ impl Entry {
         match (message, from) {
             (Message::Join { incarnation, record }, None) => self.join(ctx, connection, incarnation, record),
             (Message::Record(bytes), Some(node)) => {
-                let Ok((signed, record)) = Signed::open(bytes, FEDERATION, &ctx.settings.limits) else { return };
+                let Ok((signed, record)) = verify::open(bytes, &ctx.settings.limits) else { return };
                 // Whoever is over a limit is routed to all the same, by its tunnel.
                 drop(self.registry.insert(now, signed.clone(), Source::Direct(None)));
                 if let (Some(here), Some(body)) = (self.here.get_mut(&node), record.node())
@@ -256,7 +265,7 @@ impl Entry {
                 if let Some(here) = self.here.get_mut(&node) {
                     here.leaving = true;
                 }
-                if let Ok((signed, _)) = Signed::open(bytes, FEDERATION, &ctx.settings.limits) {
+                if let Ok((signed, _)) = verify::open(bytes, &ctx.settings.limits) {
                     drop(self.registry.insert(now, signed, Source::Direct(None)));
                 }
             }
@@ -302,7 +311,7 @@ impl Entry {
 
     fn join(&mut self, ctx: &mut Context<'_>, connection: ConnectionId, incarnation: u64, bytes: Bytes) {
         let now = ctx.now();
-        let opened = Signed::open(bytes, FEDERATION, &ctx.settings.limits);
+        let opened = verify::open(bytes, &ctx.settings.limits);
         let Some((signed, record, body)) =
             opened.ok().and_then(|(signed, record)| record.node().cloned().map(|body| (signed, record, body)))
         else {
@@ -390,10 +399,17 @@ impl Entry {
     fn tell_coordinators(&mut self, ctx: &mut Context<'_>) {
         let here = self.registry.coordinators().filter(|view| view.presence == Presence::Here);
         let coordinators: Vec<NodeId> = here.map(|view| view.record.writer).collect();
-        if self.told == coordinators {
-            return;
-        }
-        self.told = coordinators;
+        self.tell_at = match self.telling.look(ctx.now(), &coordinators) {
+            Due::No => None,
+            Due::At(at) => Some(at),
+            Due::Now => {
+                self.tell_everybody(ctx);
+                None
+            }
+        };
+    }
+
+    fn tell_everybody(&mut self, ctx: &mut Context<'_>) {
         let some = self.some_coordinators();
         if some.is_empty() {
             return;

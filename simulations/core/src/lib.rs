@@ -27,6 +27,7 @@ mod narrator;
 mod net;
 mod sample;
 mod settings;
+mod verify;
 mod world;
 
 use message::Link;

@@ -15,7 +15,7 @@ use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::liveness::{Beat, Pings};
 use hedgerow_proto::own::Voice;
 use hedgerow_proto::record::{
-    Body, Candidacy, Hardware, Home, Kind, NodeRecord, Roles, ServiceHealth, ServiceOffer, Signed, Unknown,
+    Body, Candidacy, Hardware, Home, Kind, NodeRecord, Roles, ServiceHealth, ServiceOffer, Unknown,
 };
 use hedgerow_proto::registry::{Registry, Source};
 use hedgerow_proto::replica::{Core, Event, SpeakError};
@@ -30,6 +30,7 @@ use crate::mesh::Mesh;
 use crate::message::{Link, Message, RequestNumber};
 use crate::net::{ConnectionId, Input};
 use crate::settings::{FEDERATION, Settings};
+use crate::verify;
 
 /// How often the registry goes on disk.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(60);
@@ -165,9 +166,9 @@ impl Member {
         let incarnation = seed("incarnation");
         let me = nature.key.id();
         let voice = Voice::new(nature.key.clone(), FEDERATION, incarnation, epoch, settings.limits.clone());
-        let mut registry = Registry::new(FEDERATION, settings.limits.clone());
+        let mut registry = Registry::verified_by(FEDERATION, settings.limits.clone(), verify::verifies);
         if let Some(bytes) = ctx.disk.snapshot.clone() {
-            let mut restored = Registry::new(FEDERATION, settings.limits.clone());
+            let mut restored = Registry::verified_by(FEDERATION, settings.limits.clone(), verify::verifies);
             // A damaged one is set aside: its neighbours have everything.
             match snapshot::restore(bytes, &mut restored, now) {
                 Ok(_) => registry = restored,
@@ -618,14 +619,14 @@ impl Member {
             Message::Join { record, .. } => self.take_in(ctx, connection, record),
             Message::Record(bytes) => {
                 let Some((id, _)) = self.roster_ids.get(&connection) else { return };
-                if let Ok((signed, record)) = Signed::open(bytes, FEDERATION, &ctx.settings.limits) {
+                if let Ok((signed, record)) = verify::open(bytes, &ctx.settings.limits) {
                     self.roster.said(*id, signed, &record);
                     self.drain_roster(ctx);
                 }
             }
             Message::Leave(bytes) => {
                 let Some((id, _)) = self.roster_ids.get(&connection) else { return };
-                if let Ok((signed, _)) = Signed::open(bytes, FEDERATION, &ctx.settings.limits) {
+                if let Ok((signed, _)) = verify::open(bytes, &ctx.settings.limits) {
                     self.roster.left(*id, signed);
                     self.drain_roster(ctx);
                 }
@@ -660,9 +661,9 @@ impl Member {
 
     fn hear_of_coordinators(&mut self, ctx: &mut Context<'_>, records: Vec<Vec<u8>>) {
         let now = ctx.now();
-        let told = records
-            .iter()
-            .filter_map(|bytes| Told::open(bytes::Bytes::copy_from_slice(bytes), FEDERATION, &ctx.settings.limits));
+        let told = records.iter().filter_map(|bytes| {
+            Told::of(&verify::open(bytes::Bytes::copy_from_slice(bytes), &ctx.settings.limits).ok()?.1)
+        });
         if self.hints.learn(told.collect::<Vec<_>>()) && !self.roles.coordinates() {
             self.seeker.handle(now, seeker::Event::Heard, &self.hints);
             self.drain_seeker(ctx);
@@ -696,7 +697,7 @@ impl Member {
     }
 
     fn take_in(&mut self, ctx: &mut Context<'_>, connection: ConnectionId, record: bytes::Bytes) {
-        let opened = Signed::open(record, FEDERATION, &ctx.settings.limits);
+        let opened = verify::open(record, &ctx.settings.limits);
         let Ok((signed, record)) = opened else { return ctx.close(connection) };
         let worker = record.writer;
         if !self.roles.coordinates() || self.roster.admit(&worker, &record).is_err() {

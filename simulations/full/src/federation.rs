@@ -3,12 +3,20 @@
 //! ```text
 //!  world    the course of a run: who joins when, which fault begins and ends, what is measured
 //!  node     one node: the product's membership over a data directory, a clock and a host of the simulation
+//!  entry    one entry: the product's, without sockets
+//!  service  what the nodes offer, on their machines, by hyper
+//!  clients  ask, by hyper
+//!  evidence what was asked, what ran, what was answered
 //!  process  what can be stopped, slowed and killed
 //! ```
 
+mod clients;
 mod clock;
+mod entry;
+mod evidence;
 mod node;
 mod process;
+mod service;
 mod world;
 
 pub use node::NodeError;

@@ -30,6 +30,7 @@ use crate::time;
 pub mod address;
 mod connection;
 mod dial;
+mod link;
 mod listener;
 mod stream;
 pub mod transport;
@@ -37,6 +38,8 @@ pub mod transport;
 use connection::{Connection, Side};
 use dial::Attempt;
 pub use dial::Dial;
+use link::Association;
+pub use link::{SimLink, accept_link, dial_link};
 use listener::Listening;
 pub use listener::{Accepted, Listener};
 pub use stream::Stream;
@@ -70,6 +73,8 @@ enum Event {
     Connected(u64),
     /// The answer to it arrives: nobody listens.
     Refused(u64),
+    /// A link may have been silent for too long.
+    Idle(u64),
 }
 
 /// What the trace calls things.
@@ -121,6 +126,8 @@ struct State {
     connections: BTreeMap<u64, Connection>,
     attempts: BTreeMap<u64, Attempt>,
     listeners: BTreeMap<(u32, u16), Listening>,
+    /// By the number of their first connection.
+    associations: BTreeMap<u64, Association>,
     events: BinaryHeap<Reverse<Scheduled>>,
     /// Numbers events, connections and attempts.
     count: u64,
@@ -146,6 +153,7 @@ impl Network {
             connections: BTreeMap::new(),
             attempts: BTreeMap::new(),
             listeners: BTreeMap::new(),
+            associations: BTreeMap::new(),
             events: BinaryHeap::new(),
             count: 0,
             looks_at: Duration::MAX,
@@ -223,6 +231,12 @@ impl Network {
         });
     }
 
+    /// The process ends without a word: the other ends of its tunnels find out by themselves, as over QUIC. Its connections of
+    /// TCP are closed by the system when they are dropped.
+    pub fn silence_links(&self, node: u32) {
+        self.with(|state, _| state.silence_links(node));
+    }
+
     /// Puts something that the simulation says of itself into the trace.
     pub fn note(&self, node: u32, what: &[u8]) {
         self.with(|state, now| state.trace.event(now, node, node, kind::NOTE, what));
@@ -274,6 +288,7 @@ impl State {
             Event::Knock(attempt) => self.knock(now, attempt),
             Event::Connected(attempt) => self.connected(now, attempt),
             Event::Refused(attempt) => self.refused(now, attempt),
+            Event::Idle(link) => self.idle(now, link),
         }
     }
 

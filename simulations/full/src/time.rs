@@ -52,13 +52,15 @@ where
     let thread = std::thread::Builder::new().name("simulation".into()).spawn(move || {
         hooks::activate(seed)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
-        let result = runtime.block_on(async {
+        // Entries keep to one thread, and use it.
+        let local = tokio::task::LocalSet::new();
+        let result = local.block_on(&runtime, async {
             hooks::begin(Instant::now());
             simulation().await
         });
         hooks::deactivate();
         // Thousands of tasks that would say goodbye to each other.
-        std::mem::forget(runtime);
+        std::mem::forget((local, runtime));
         Ok(result)
     })?;
     thread.join().map_err(|_| TimeError::Panicked)?

@@ -1,5 +1,6 @@
 //! One seed, one trace: whatever the process, the folder, the time zone and the date. And the test can fail.
-#![allow(clippy::unwrap_used)]
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot set its scene up has failed")]
 
 use std::path::Path;
 use std::process::Command;

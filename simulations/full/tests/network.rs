@@ -1,5 +1,6 @@
 //! The simulated network behaves as networks do.
-#![allow(clippy::unwrap_used)]
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot set its scene up has failed")]
 
 use std::io::ErrorKind;
 use std::time::Duration;

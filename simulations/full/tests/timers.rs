@@ -1,6 +1,7 @@
 //! libp2p's timers are the patched ones, and wake whom the original ones wake: gossipsub's heartbeat, which nothing wakes
 //! (libp2p-gossipsub 0.50.1), stalls here as it does in the world, unless somebody turns the loop.
-#![allow(clippy::unwrap_used)]
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot set its scene up has failed")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

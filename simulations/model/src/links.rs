@@ -16,6 +16,8 @@ use crate::scenario::{Latency, Network, Scenario, Shape};
 const PACKET_BYTES: usize = 1200;
 /// What goes with each packet.
 const PACKET_OVERHEAD_BYTES: usize = 50;
+/// An entry is in a data centre, and the others are at home: its uplink is so many times as wide.
+const ENTRY_UPLINK_WIDER: f64 = 100.0;
 /// The shortest retransmission time-out (RFC 6298 has a second; Linux has this).
 const RTO_MIN: Duration = Duration::from_millis(200);
 /// And the longest.
@@ -132,7 +134,9 @@ impl Links {
             && let Some(free) = self.uplinks.get_mut(from as usize)
         {
             let bits = (bytes + packets * PACKET_OVERHEAD_BYTES) as f64 * 8.0;
-            let sent = (*free).max(now) + Duration::from_secs_f64(bits / (self.network.uplink_kbit as f64 * 1000.0));
+            let wider = if from < self.entries_end { ENTRY_UPLINK_WIDER } else { 1.0 };
+            let rate = self.network.uplink_kbit as f64 * 1000.0 * wider;
+            let sent = (*free).max(now) + Duration::from_secs_f64(bits / rate);
             *free = sent;
             begins = sent;
         }
@@ -284,8 +288,8 @@ mod tests {
         let (mut links, _) = links("[network]\nuplink-kbit = 1000\njitter = '0s'");
         let mut direction = Direction::default();
         // A megabit takes a second.
-        let last = (0..125).map(|_| links.arrival(Duration::ZERO, 1, 2, 1000, &mut direction)).last().unwrap();
-        let on_the_line = last - links.latency(1, 2);
+        let last = (0..125).map(|_| links.arrival(Duration::ZERO, 2, 3, 1000, &mut direction)).last().unwrap();
+        let on_the_line = last - links.latency(2, 3);
         assert!((1.0..1.2).contains(&on_the_line.as_secs_f64()), "{on_the_line:?}");
     }
 

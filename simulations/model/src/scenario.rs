@@ -185,7 +185,7 @@ pub struct Network {
     pub latency: Latency,
     /// On top of it, for each message: from nothing up to so much.
     pub jitter: Span,
-    /// Of each node's uplink, in kbit/s; 0 is without bound.
+    /// Of each node's uplink, in kbit/s; an entry's is a hundred times as wide. 0 is without bound.
     pub uplink_kbit: u64,
     /// The share of packets that are lost; each costs a retransmission.
     pub loss: f64,

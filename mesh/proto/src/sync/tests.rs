@@ -266,7 +266,7 @@ fn the_fullest_messages_are_taken() {
             Message { lists: vec![(prefix(1, digits), vec![listed.clone(); LIST_MAX]); lists], ..Message::default() },
             Message { lists: vec![(prefix(1, digits), vec![listed]); lists], ..Message::default() },
             Message { want: vec![KeyHash([1; 16]); room / 16], ..Message::default() },
-            Message { records: vec![(1, vec![1; 180]); room / 192], ..Message::default() },
+            Message { records: vec![(1, Blob(vec![1; 180].into())); room / 192], ..Message::default() },
         ];
         for message in messages {
             let bytes = wire::encode(&message);

@@ -42,7 +42,7 @@ struct Within<'b, X> {
 struct Visit<'b, V> {
     visitor: V,
     left: &'b Cell<usize>,
-    /// The elements of a sequence go onto the heap; those of a tuple or a struct are where it is.
+    /// The elements of a sequence and the bytes of a text go onto the heap; those of a tuple or a struct are where it is.
     elements: Elements,
 }
 
@@ -50,6 +50,23 @@ struct Visit<'b, V> {
 enum Elements {
     OnTheHeap,
     InPlace,
+}
+
+/// Takes so many bytes out of the budget.
+fn take<E: Error>(left: &Cell<usize>, bytes: usize) -> Result<(), E> {
+    let rest = left.get().checked_sub(bytes);
+    left.set(rest.ok_or_else(|| E::custom("it would take too much memory"))?);
+    Ok(())
+}
+
+impl<V> Visit<'_, V> {
+    /// What is copied once never lies there three times, as a sequence does that grows, for which the budget is made.
+    fn copy<E: Error>(&self, bytes: usize) -> Result<(), E> {
+        match self.elements {
+            Elements::OnTheHeap => take(self.left, bytes.div_ceil(super::GROWING)),
+            Elements::InPlace => Ok(()),
+        }
+    }
 }
 
 impl<'b, D> Within<'b, D> {
@@ -87,11 +104,11 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Within<'_, D> {
         deserialize_f32() as deserialize_f32, InPlace;
         deserialize_f64() as deserialize_f64, InPlace;
         deserialize_char() as deserialize_char, InPlace;
-        // Borrowed from the input, which is there, and copied from it: never a length that is only claimed.
+        // Borrowed from the input, which is there, and copied from it if it is to be kept: never a length that is only claimed.
         deserialize_str() as deserialize_str, InPlace;
-        deserialize_string() as deserialize_str, InPlace;
+        deserialize_string() as deserialize_str, OnTheHeap;
         deserialize_bytes() as deserialize_bytes, InPlace;
-        deserialize_byte_buf() as deserialize_bytes, InPlace;
+        deserialize_byte_buf() as deserialize_bytes, OnTheHeap;
         deserialize_option() as deserialize_option, InPlace;
         deserialize_unit() as deserialize_unit, InPlace;
         deserialize_unit_struct(name: &'static str) as deserialize_unit_struct, InPlace;
@@ -142,10 +159,16 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Visit<'_, V> {
         visit_f32(f32);
         visit_f64(f64);
         visit_char(char);
-        visit_str(&str);
-        visit_borrowed_str(&'de str);
-        visit_bytes(&[u8]);
-        visit_borrowed_bytes(&'de [u8]);
+    }
+
+    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<V::Value, E> {
+        self.copy(text.len())?;
+        self.visitor.visit_borrowed_str(text)
+    }
+
+    fn visit_borrowed_bytes<E: Error>(self, bytes: &'de [u8]) -> Result<V::Value, E> {
+        self.copy(bytes.len())?;
+        self.visitor.visit_borrowed_bytes(bytes)
     }
 
     fn visit_none<E: Error>(self) -> Result<V::Value, E> {
@@ -188,8 +211,7 @@ impl<A> Access<'_, A> {
     fn take<T, E: Error>(&self) -> Result<(), E> {
         if self.elements == Elements::OnTheHeap {
             // At least one, so that elements of no size end too.
-            let left = self.left.get().checked_sub(size_of::<T>().max(1));
-            self.left.set(left.ok_or_else(|| E::custom("it would take too much memory"))?);
+            take(self.left, size_of::<T>().max(1))?;
         }
         Ok(())
     }

@@ -11,19 +11,21 @@ use hedgerow_node::identity::Identity;
 use hedgerow_node::membership::{Member, Membership, Profile};
 use hedgerow_node::mesh::addresses::Reach;
 use hedgerow_node::platform::{Connect, Platform};
+use hedgerow_node::probe;
 use hedgerow_node::service_spec::{ServiceAddress, ServiceSpec};
 use hedgerow_node::services::LocalServices;
 use hedgerow_node::settings::MeshListen;
 use hedgerow_process::durable;
 use hedgerow_process::exit::Failure;
 use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
-use hedgerow_proto::record::{Candidacy, Roles, ServiceHealth};
+use hedgerow_proto::record::{Candidacy, Roles};
 use hedgerow_proto::registry::{Digest, Registry};
 use hedgerow_tunnel::link::BoxFuture;
-use hedgerow_tunnel::{BoxIo, DrainState};
+use hedgerow_tunnel::{BoxIo, DrainState, TunnelState, TunnelStatus, maintain};
 use tokio::sync::{mpsc, watch};
 
 use super::clock::MachineClock;
+use super::entry::{Entry, WayTo};
 use super::process::Process;
 use crate::net::transport::{Security, upgraded};
 use crate::net::{Network, address};
@@ -31,7 +33,7 @@ use crate::net::{Network, address};
 /// Where coordinators listen.
 const MESH_PORT: u16 = 4001;
 /// Where the first service of a node listens, on its own machine.
-const SERVICE_PORT: u16 = 8000;
+pub(super) const SERVICE_PORT: u16 = 8000;
 /// What agents of the existing contract are given, as the binary does by default.
 const AGENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long what a node was doing may take to end with it.
@@ -83,20 +85,28 @@ pub(super) struct Running {
     pub(super) membership: Membership,
     pub(super) failed: mpsc::Receiver<Failure>,
     drain: watch::Sender<DrainState>,
+    /// How its tunnels are: they are kept up for as long as somebody wants to know.
+    _tunnels: Vec<watch::Receiver<TunnelStatus>>,
     data_dir: Arc<DataDir>,
 }
 
 impl Plan {
     /// Starts the node with what is in its directory.
-    pub(super) fn start(&self, network: &Network, clock: Arc<MachineClock>) -> Result<Running, NodeError> {
+    pub(super) fn start(
+        &self,
+        network: &Network,
+        clock: Arc<MachineClock>,
+        entries: &[Entry],
+    ) -> Result<Running, NodeError> {
         let process = Process::default();
-        process.clone().within(|| self.start_within(network, clock, process))
+        process.clone().within(|| self.start_within(network, clock, entries, process))
     }
 
     fn start_within(
         &self,
         network: &Network,
         clock: Arc<MachineClock>,
+        entries: &[Entry],
         process: Process,
     ) -> Result<Running, NodeError> {
         let start = |reason: &dyn std::fmt::Display| NodeError::Start { node: self.node, reason: reason.to_string() };
@@ -116,9 +126,6 @@ impl Plan {
         let services = Arc::new(LocalServices::over(self.specs(), || {
             Box::new(OwnMachine { network: network.clone(), node: self.node })
         }));
-        for service in services.iter() {
-            services.set_health(service, ServiceHealth::Up, None);
-        }
         let platform = self.platform(network, clock, process.clone());
         let drain = watch::Sender::new(DrainState::Running);
         let (failures, failed) = mpsc::channel(1);
@@ -134,9 +141,23 @@ impl Plan {
         };
         let membership = Membership::join(self.federation, &member).map_err(|failure| start(&failure))?;
         // The addresses of the simulation are those of a private network, and so are those of its entries.
-        drop(membership.dial_config(Reach::Network));
+        let config = membership.dial_config(Reach::Network);
+        let me = membership.replica.node();
+        let tunnels = entries.iter().map(|entry| {
+            let status = TunnelStatus { entry: None, state: TunnelState::Connecting, failures: 0 };
+            let (sender, status) = watch::channel(status);
+            let way = WayTo { entry: entry.clone(), network: network.clone(), from: self.node, me };
+            process.spawn(maintain(config.clone(), Arc::new(way), sender));
+            status
+        });
+        let tunnels = tunnels.collect();
+        for service in services.iter() {
+            let (services, service) = (services.clone(), service.clone());
+            process.spawn(async move { probe::watch(&services, &service, || {}).await });
+        }
+        process.spawn(async move { services.sweep().await });
         let data_dir = identity.data_dir().clone();
-        Ok(Running { process, membership, failed, drain, data_dir })
+        Ok(Running { process, membership, failed, drain, _tunnels: tunnels, data_dir })
     }
 
     fn platform(&self, network: &Network, clock: Arc<dyn Clock>, process: Process) -> Platform {
@@ -183,12 +204,13 @@ impl Running {
     }
 
     /// Kills it. What it would have written in an orderly end is not written.
-    pub(super) async fn kill(self, plan: &Plan) -> Result<(), NodeError> {
+    pub(super) async fn kill(self, plan: &Plan, network: &Network) -> Result<(), NodeError> {
         let node = plan.node;
+        network.silence_links(node);
         let before = Files::read(&plan.directory).map_err(|error| NodeError::Disk { node, error })?;
-        let Self { process, membership, data_dir, drain, .. } = self;
+        let Self { process, membership, data_dir, drain, _tunnels: tunnels, .. } = self;
         process.kill().await;
-        drop((membership, drain));
+        drop((membership, drain, tunnels));
         let ended = async {
             while Arc::strong_count(&data_dir) > 1 {
                 tokio::time::sleep(Duration::from_millis(1)).await;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hedgerow_proto::id::{FederationId, ServiceName};
+use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::record::{Candidacy, Roles};
 use hedgerow_sim_model::links::Links;
 use hedgerow_sim_model::plan::{Effect, Incident, Layout, Plan};
@@ -14,8 +15,12 @@ use hedgerow_sim_model::results::{Sample, Violation};
 use hedgerow_sim_model::scenario::{LimitsName, Scenario};
 use tracing::{info, warn};
 
+use super::clients::{self, Question};
 use super::clock::MachineClock;
+use super::entry::{Entry, RunningEntry};
+use super::evidence::Evidence;
 use super::node::{self, NodeError, Running};
+use super::service;
 use crate::net::Network;
 use crate::net::transport::Security;
 use crate::time;
@@ -29,6 +34,8 @@ const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 const TELL_INTERVAL: Duration = Duration::from_secs(5);
 /// How many coordinators they are told of.
 const TOLD_OF_MAX: usize = 3;
+/// The first client asks so long after all have joined.
+const ASKED_AFTER: Duration = Duration::from_secs(10);
 /// When nothing is wrong, what a node says is known to every coordinator within this.
 const KNOWN_WITHIN: Duration = Duration::from_secs(5);
 /// A node that stops by itself is started again after this, as a service manager does.
@@ -108,6 +115,8 @@ pub async fn run(settings: Settings) -> Result<Outcome, NodeError> {
 #[derive(Debug, Clone, Copy)]
 enum Action {
     Start(u32),
+    StartEntry(u32),
+    Ask,
     Begin(usize),
     End(usize),
     Tell,
@@ -128,12 +137,23 @@ struct Place {
     cloned: bool,
 }
 
+/// An entry's place.
+struct EntryPlace {
+    entry: Entry,
+    running: Option<RunningEntry>,
+    /// How often it has been started.
+    runs: u64,
+}
+
 struct World {
     settings: Settings,
     layout: Layout,
     plan: Plan,
     network: Network,
     places: BTreeMap<u32, Place>,
+    entries: BTreeMap<u32, EntryPlace>,
+    evidence: Evidence,
+    asked: u64,
     agenda: BTreeMap<(Duration, u64), Action>,
     number: u64,
     random: fastrand::Rng,
@@ -151,13 +171,16 @@ impl World {
         let Settings { scenario, seed, .. } = &settings;
         let (drawn, layout) = Plan::draw(scenario, *seed);
         let plan = settings.plan.clone().unwrap_or(drawn);
-        let network = Network::new(Links::new(scenario, &layout, *seed), layout.len());
+        let network = Network::new(Links::new(scenario, &layout, *seed), layout.len() + 1);
         let random = random::stream(*seed, "world", 0);
         let mut world = Self {
             layout,
             plan,
             network,
             places: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            evidence: Evidence::default(),
+            asked: 0,
             agenda: BTreeMap::new(),
             number: 0,
             random,
@@ -173,6 +196,10 @@ impl World {
             let place = world.place(node);
             world.places.insert(node, place);
         }
+        for node in world.layout.entries.clone() {
+            let entry = world.entry(node);
+            world.entries.insert(node, EntryPlace { entry, running: None, runs: 0 });
+        }
         world.plan_course();
         world
     }
@@ -186,10 +213,9 @@ impl World {
         random.shuffle(&mut services);
         services.truncate(if coordinates { 0 } else { population.services_per_worker as usize });
         let name = |service: &u32| Some((ServiceName::new(&format!("service-{service}")).ok()?, population.capacity));
-        let federation = FederationId(random::bytes(seed, "federation", 0));
         let plan = node::Plan {
             node: index,
-            federation,
+            federation: self.federation(),
             directory: self.settings.directory.join(format!("node-{index}")),
             roles: if coordinates { Roles::Coordinator } else { Roles::Worker },
             candidacy: if elective { Candidacy::Elective } else { Candidacy::Fixed },
@@ -204,8 +230,23 @@ impl World {
         Place { plan, clock, running: None, wanted: false, cloned: false }
     }
 
+    fn federation(&self) -> FederationId {
+        FederationId(random::bytes(self.settings.seed, "federation", 0))
+    }
+
+    fn entry(&self, node: u32) -> Entry {
+        let key = SecretKey::from_seed(random::bytes(self.settings.seed, "entry", u64::from(node)));
+        Entry { node, federation: self.federation(), key }
+    }
+
     fn plan_course(&mut self) {
         let joins_over = self.settings.scenario.population.joins_over.0;
+        for node in self.layout.entries.clone() {
+            self.schedule(Duration::ZERO, Action::StartEntry(node));
+        }
+        if self.settings.scenario.load.is_some() && !self.layout.entries.is_empty() {
+            self.schedule(joins_over + ASKED_AFTER, Action::Ask);
+        }
         for node in self.layout.coordinators.start..self.layout.workers.end {
             let first = node == self.layout.coordinators.start;
             let at = if first { Duration::ZERO } else { joins_over.mul_f64(self.random.f64()) };
@@ -232,10 +273,17 @@ impl World {
 
     async fn live(&mut self) -> Result<(), NodeError> {
         tokio::spawn(self.network.clone().drive());
+        for (node, place) in &self.places {
+            for (port, _) in (node::SERVICE_PORT..).zip(&place.plan.services) {
+                tokio::spawn(service::serve(self.network.clone(), *node, port, self.evidence.clone()));
+            }
+        }
         while let Some(((at, _), action)) = self.agenda.pop_first() {
             time::until(hedgerow_proto::clock::Time::from_origin(at)).await;
             match action {
                 Action::Start(node) => self.start(node),
+                Action::StartEntry(node) => self.start_entry(node)?,
+                Action::Ask => self.ask(at),
                 Action::Begin(index) => self.begin(index).await?,
                 Action::End(index) => self.end(index).await?,
                 Action::Tell => {
@@ -255,15 +303,59 @@ impl World {
         Ok(())
     }
 
+    fn start_entry(&mut self, node: u32) -> Result<(), NodeError> {
+        let Some(place) = self.entries.get_mut(&node).filter(|place| place.running.is_none()) else { return Ok(()) };
+        place.runs += 1;
+        let incarnation = random::number(self.settings.seed, "incarnation", u64::from(node) << 32 | place.runs);
+        place.running = Some(place.entry.start(&self.network, incarnation)?);
+        info!(node, "an entry starts");
+        Ok(())
+    }
+
+    async fn kill_entry(&mut self, node: u32) {
+        if let Some(running) = self.entries.get_mut(&node).and_then(|place| place.running.take()) {
+            info!(node, "an entry is killed");
+            self.network.silence_links(node);
+            running.kill().await;
+        }
+    }
+
+    /// A client asks, and the next one will.
+    fn ask(&mut self, at: Duration) {
+        let Some(load) = self.settings.scenario.load.clone() else { return };
+        if load.requests_per_second <= 0.0 {
+            return;
+        }
+        let pause = random::exponential(&mut self.random, 1.0 / load.requests_per_second);
+        self.schedule(at + Duration::from_secs_f64(pause), Action::Ask);
+        self.asked += 1;
+        let mut entries: Vec<_> = self.entries.values().map(|place| place.entry.clients()).collect();
+        self.random.shuffle(&mut entries);
+        let service = self.random.u32(..self.settings.scenario.population.services.max(1));
+        let takes = random::exponential(&mut self.random, load.service_time.0.as_secs_f64());
+        let question = Question {
+            id: self.asked,
+            service: format!("service-{service}"),
+            once: self.random.f64() < load.once,
+            takes: Duration::from_secs_f64(takes),
+            patience: load.patience.0,
+            entries,
+        };
+        // All clients are on a machine of their own, behind everybody else's.
+        let (network, from) = (self.network.clone(), self.layout.len());
+        tokio::spawn(clients::ask(network, from, question, self.evidence.clone()));
+    }
+
     /// Starts a node that should run and does not.
     fn start(&mut self, node: u32) {
         let network = self.network.clone();
+        let entries: Vec<Entry> = self.entries.values().map(|place| place.entry.clone()).collect();
         let Some(place) = self.places.get_mut(&node) else { return };
         place.wanted = true;
         if place.running.is_some() {
             return;
         }
-        match place.plan.start(&network, place.clock.clone()) {
+        match place.plan.start(&network, place.clock.clone(), &entries) {
             Ok(running) => {
                 info!(node, id = %running.id(), "starts");
                 network.note(node, &running.id().0);
@@ -284,7 +376,7 @@ impl World {
         place.wanted = false;
         let Some(running) = place.running.take() else { return Ok(()) };
         info!(node, "is killed");
-        running.kill(&place.plan).await
+        running.kill(&place.plan, &self.network).await
     }
 
     /// Nodes that have stopped by themselves are started again after a while.
@@ -308,13 +400,16 @@ impl World {
         Ok(())
     }
 
-    /// Tells everybody of some coordinators: what an entry does for those whose tunnels it has.
+    /// Tells everybody of some coordinators, where there is no entry that would.
     fn tell_all(&mut self) {
         let nodes: Vec<u32> = self.places.keys().copied().collect();
         nodes.into_iter().for_each(|node| self.tell(node));
     }
 
     fn tell(&mut self, node: u32) {
+        if !self.entries.is_empty() {
+            return;
+        }
         let coordinators = self
             .places
             .iter()

@@ -46,7 +46,21 @@ impl Side {
 enum Item {
     Bytes(BytesMut),
     End,
-    Reset,
+    /// With the code of a tunnel's stream, if it is one.
+    Reset(Option<u32>),
+    /// A stream of this link begins.
+    Open(u64),
+    /// The link whose first connection this is ends.
+    Farewell(u32, String),
+}
+
+/// How an end has broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// As connections break.
+    Kind(io::ErrorKind),
+    /// The other side has reset a tunnel's stream with this code.
+    Reset(u32),
 }
 
 struct Segment {
@@ -79,11 +93,13 @@ struct End {
     ended: bool,
     /// This side has.
     finished: bool,
-    broken: Option<io::ErrorKind>,
+    broken: Option<Broken>,
     /// Nobody holds this end any more.
     gone: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
+    /// Waits for the other side to give up.
+    stopped: Option<Waker>,
 }
 
 impl End {
@@ -104,6 +120,7 @@ impl End {
             gone: false,
             reader: None,
             writer: None,
+            stopped: None,
         }
     }
 
@@ -116,11 +133,17 @@ impl End {
 pub(super) struct Connection {
     dialler: End,
     listener: End,
+    /// The link that it belongs to.
+    link: Option<u64>,
 }
 
 impl Connection {
     pub(super) fn new(dialler: u32, listener: u32) -> Self {
-        Self { dialler: End::new(dialler), listener: End::new(listener) }
+        Self { dialler: End::new(dialler), listener: End::new(listener), link: None }
+    }
+
+    pub(super) fn set_link(&mut self, link: u64) {
+        self.link = Some(link);
     }
 
     fn end(&mut self, side: Side) -> &mut End {
@@ -159,14 +182,14 @@ pub(super) enum Progress {
     /// It is to be tried again when the waker says so.
     Wait,
     /// The connection is broken.
-    Broken(io::ErrorKind),
+    Broken(Broken),
 }
 
 impl State {
     /// Reads what has arrived.
     pub(super) fn read(&mut self, now: Duration, id: u64, side: Side, into: &mut [u8], waker: &Waker) -> Progress {
         let Some(connection) = self.connections.get_mut(&id) else {
-            return Progress::Broken(io::ErrorKind::NotConnected);
+            return Progress::Broken(Broken::Kind(io::ErrorKind::NotConnected));
         };
         let (writer, reader) = connection.ends(side.other());
         let mut read = 0;
@@ -189,7 +212,7 @@ impl State {
             return Progress::Bytes(read);
         }
         match reader.broken {
-            Some(kind) => Progress::Broken(kind),
+            Some(broken) => Progress::Broken(broken),
             None if reader.ended || into.is_empty() => Progress::Bytes(0),
             None => {
                 reader.reader = Some(waker.clone());
@@ -201,14 +224,14 @@ impl State {
     /// Writes as much as there is room for.
     pub(super) fn write(&mut self, now: Duration, id: u64, side: Side, bytes: &[u8], waker: &Waker) -> Progress {
         let Some(connection) = self.connections.get_mut(&id) else {
-            return Progress::Broken(io::ErrorKind::NotConnected);
+            return Progress::Broken(Broken::Kind(io::ErrorKind::NotConnected));
         };
         let (writer, reader) = connection.ends(side);
-        if let Some(kind) = writer.broken {
-            return Progress::Broken(kind);
+        if let Some(broken) = writer.broken {
+            return Progress::Broken(broken);
         }
         if writer.finished {
-            return Progress::Broken(io::ErrorKind::BrokenPipe);
+            return Progress::Broken(Broken::Kind(io::ErrorKind::BrokenPipe));
         }
         // Acknowledgements come the other way.
         if !self.links.is_cut(reader.node, writer.node) {
@@ -239,11 +262,13 @@ impl State {
     }
 
     /// Says the last of one side.
-    pub(super) fn finish(&mut self, now: Duration, id: u64, side: Side) -> Result<(), io::ErrorKind> {
-        let Some(connection) = self.connections.get_mut(&id) else { return Err(io::ErrorKind::NotConnected) };
+    pub(super) fn finish(&mut self, now: Duration, id: u64, side: Side) -> Result<(), Broken> {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return Err(Broken::Kind(io::ErrorKind::NotConnected));
+        };
         let end = connection.end(side);
-        if let Some(kind) = end.broken {
-            return Err(kind);
+        if let Some(broken) = end.broken {
+            return Err(broken);
         }
         if !std::mem::replace(&mut end.finished, true) {
             self.send(now, id, side, Item::End);
@@ -266,7 +291,7 @@ impl State {
         self.woken.extend(end.writer.take());
         if !broken {
             match (unread, finished) {
-                (true, _) => self.send(now, id, side, Item::Reset),
+                (true, _) => self.send(now, id, side, Item::Reset(None)),
                 (false, false) => self.send(now, id, side, Item::End),
                 (false, true) => {}
             }
@@ -278,6 +303,56 @@ impl State {
         if self.connections.get(&id).is_some_and(Connection::is_over) {
             self.connections.remove(&id);
         }
+    }
+
+    /// Gives up both directions of a tunnel's stream: what is not sent yet is lost, and the other side is told why.
+    pub(super) fn reset(&mut self, now: Duration, id: u64, side: Side, code: u32) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let end = connection.end(side);
+        if std::mem::replace(&mut end.gone, true) {
+            return;
+        }
+        end.finished = true;
+        end.arrived.clear();
+        let broken = end.broken.is_some();
+        if !broken {
+            self.send(now, id, side, Item::Reset(Some(code)));
+        }
+        self.forget_if_over(id);
+    }
+
+    /// Why the other side has given a stream up, if it has.
+    pub(super) fn stopped(&mut self, id: u64, side: Side, waker: &Waker) -> Option<Broken> {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return Some(Broken::Kind(io::ErrorKind::NotConnected));
+        };
+        let end = connection.end(side);
+        if end.broken.is_none() {
+            end.stopped = Some(waker.clone());
+        }
+        end.broken
+    }
+
+    /// Whether both sides of a stream have said their last.
+    pub(super) fn is_finished(&mut self, id: u64, side: Side) -> bool {
+        let end = self.connections.get_mut(&id).map(|connection| connection.end(side));
+        end.is_none_or(|end| end.finished && end.ended)
+    }
+
+    /// A stream of a link begins: its other end comes with its first packet.
+    pub(super) fn open_stream(&mut self, now: Duration, link: u64, from: (u32, Side), to: u32) -> u64 {
+        let id = self.number();
+        let (dialler, listener) = if from.1 == Side::Dialler { (from.0, to) } else { (to, from.0) };
+        let mut connection = Connection::new(dialler, listener);
+        connection.link = Some(link);
+        self.connections.insert(id, connection);
+        self.send(now, id, from.1, Item::Open(link));
+        id
+    }
+
+    /// Says on its first connection that a link ends.
+    pub(super) fn farewell(&mut self, now: Duration, link: u64, side: Side, code: u32, reason: String) {
+        self.send(now, link, side, Item::Farewell(code, reason));
     }
 
     fn send(&mut self, now: Duration, id: u64, side: Side, item: Item) {
@@ -338,10 +413,19 @@ impl State {
                     self.trace.event(at, from.node, to.node, kind::BYTES, &bytes);
                     self.traffic.messages += 1;
                     self.traffic.bytes += bytes.len() as u64;
-                    if to.is_dead() {
-                        self.answer_with_reset(now, id, side.other());
+                    let (dead, link) = (to.is_dead(), connection.link);
+                    if let Some(link) = link {
+                        self.link_hears(now, link, side.other());
+                    }
+                    if dead {
+                        match link {
+                            None => self.answer_with_reset(now, id, side.other()),
+                            Some(link) => self.answer_for_link(now, link, side.other(), id),
+                        }
                         continue;
                     }
+                    let Some(connection) = self.connections.get_mut(&id) else { return };
+                    let (_, to) = connection.ends(side);
                     to.arrived.push_back(bytes.freeze());
                     self.woken.extend(to.reader.take());
                     self.check_heard(now, id, side);
@@ -351,9 +435,18 @@ impl State {
                     to.ended = true;
                     self.woken.extend(to.reader.take());
                 }
-                Item::Reset => {
-                    self.trace.event(at, from.node, to.node, kind::RESET, &[]);
-                    self.break_off(id, side.other(), io::ErrorKind::ConnectionReset);
+                Item::Reset(code) => {
+                    let broken = code.map_or(Broken::Kind(io::ErrorKind::ConnectionReset), Broken::Reset);
+                    self.trace.event(at, from.node, to.node, kind::RESET, &code.unwrap_or_default().to_be_bytes());
+                    self.break_off(id, side.other(), broken);
+                }
+                Item::Open(link) => {
+                    self.trace.event(at, from.node, to.node, kind::CONNECTED, &id.to_be_bytes());
+                    self.stream_arrives(now, link, side.other(), id);
+                }
+                Item::Farewell(code, reason) => {
+                    self.trace.event(at, from.node, to.node, kind::END, &code.to_be_bytes());
+                    self.link_ends(id, side.other(), Some(code), reason);
                 }
             }
         }
@@ -363,16 +456,17 @@ impl State {
     /// Something arrived where nobody is any more.
     fn answer_with_reset(&mut self, now: Duration, id: u64, side: Side) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        let answered = connection.end(side).on_its_way.back().is_some_and(|last| matches!(last.item, Item::Reset));
+        let answered = connection.end(side).on_its_way.back().is_some_and(|last| matches!(last.item, Item::Reset(_)));
         if !answered {
-            self.send(now, id, side, Item::Reset);
+            self.send(now, id, side, Item::Reset(None));
         }
     }
 
-    fn break_off(&mut self, id: u64, side: Side, kind: io::ErrorKind) {
+    pub(super) fn break_off(&mut self, id: u64, side: Side, broken: Broken) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let end = connection.end(side);
-        end.broken.get_or_insert(kind);
+        end.broken.get_or_insert(broken);
+        self.woken.extend(end.stopped.take());
         end.arrived.clear();
         end.on_its_way.clear();
         end.held = None;
@@ -385,8 +479,12 @@ impl State {
         let Some(connection) = self.connections.get(&id) else { return };
         self.trace.event(now, connection.dialler.node, connection.listener.node, kind::GIVEN_UP, &id.to_be_bytes());
         self.traffic.given_up += 1;
+        let link = connection.link;
         for side in [Side::Dialler, Side::Listener] {
-            self.break_off(id, side, io::ErrorKind::TimedOut);
+            self.break_off(id, side, Broken::Kind(io::ErrorKind::TimedOut));
+            if let Some(link) = link {
+                self.link_ends(link, side, None, "timed out".into());
+            }
         }
         self.forget_if_over(id);
     }
@@ -443,6 +541,7 @@ impl State {
 
     /// A machine loses its power.
     pub(super) fn power_off(&mut self, node: u32) {
+        self.silence_links(node);
         if let Some(machine) = self.machines.get_mut(node as usize) {
             machine.up = false;
         }
@@ -478,7 +577,8 @@ impl State {
         if end.held.take().is_some() {
             end.on_its_way.clear();
         }
-        end.broken.get_or_insert(io::ErrorKind::NotConnected);
+        end.broken.get_or_insert(Broken::Kind(io::ErrorKind::NotConnected));
+        self.woken.extend(end.stopped.take());
         self.woken.extend(end.reader.take());
         self.woken.extend(end.writer.take());
         self.forget_if_over(id);

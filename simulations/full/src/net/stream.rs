@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use hedgerow_tunnel::link::StreamReset;
+
 use super::Network;
-use super::connection::{Progress, Side};
+use super::connection::{Broken, Progress, Side};
 
 /// An end of a connection.
 pub struct Stream {
@@ -20,6 +22,10 @@ impl Stream {
         Self { network, connection, side }
     }
 
+    pub(super) fn place(&self) -> (u64, Side) {
+        (self.connection, self.side)
+    }
+
     fn read(&self, cx: &Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         let read = |state: &mut super::State, now| state.read(now, self.connection, self.side, into, cx.waker());
         poll(self.network.with(read))
@@ -30,7 +36,7 @@ impl Stream {
     }
 
     fn finish(&self) -> io::Result<()> {
-        Ok(self.network.with(|state, now| state.finish(now, self.connection, self.side))?)
+        self.network.with(|state, now| state.finish(now, self.connection, self.side)).map_err(error)
     }
 }
 
@@ -38,7 +44,14 @@ fn poll(progress: Progress) -> Poll<io::Result<usize>> {
     match progress {
         Progress::Bytes(count) => Poll::Ready(Ok(count)),
         Progress::Wait => Poll::Pending,
-        Progress::Broken(kind) => Poll::Ready(Err(kind.into())),
+        Progress::Broken(broken) => Poll::Ready(Err(error(broken))),
+    }
+}
+
+fn error(broken: Broken) -> io::Error {
+    match broken {
+        Broken::Kind(kind) => kind.into(),
+        Broken::Reset(code) => StreamReset(code).into_io(),
     }
 }
 

@@ -25,6 +25,7 @@ impl World {
                 if silent {
                     self.network.power_off(node);
                 }
+                self.kill_entry(node).await;
                 self.kill(node).await?;
                 if wipe {
                     self.on_disk(node, wipe_disk)?;
@@ -76,6 +77,7 @@ impl World {
         match effect {
             Effect::Crash { node, .. } | Effect::Leave { node } => {
                 self.network.power_on(node);
+                self.start_entry(node)?;
                 self.start(node);
             }
             Effect::Pause { node } => self.with_process(node, |process| process.go_on()),

@@ -1,15 +1,21 @@
 //! How things stand: what is sampled, and what must be so at the end.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use hedgerow_proto::id::NodeId;
 use hedgerow_proto::record::{Kind, Version};
 use hedgerow_proto::registry::Registry;
 use hedgerow_sim_model::results::{Sample, Violation};
 
+use super::super::evidence::Asked;
 use super::super::node::Running;
 use super::World;
 use crate::time;
+
+/// Once nothing is wrong any more, every request is served after this: tunnels are back within seconds, and what hangs on a lease
+/// takes as long as that.
+const SERVED_AFTER: Duration = Duration::from_secs(90);
 
 /// Something that a node has said of itself: its place among all that is said, and which version it was.
 #[derive(Debug, Clone)]
@@ -72,7 +78,7 @@ impl World {
         let workers = || self.all_running().filter(|(_, running)| !running.coordinates());
         let at_home = workers().filter(|(_, running)| running.membership.mesh.attached.borrow().is_some());
         let records = self.all_running().map(|(_, running)| running.membership.replica.read(Registry::len) as u64);
-        let traffic = self.network.traffic();
+        let (traffic, asked) = (self.network.traffic(), self.evidence.counts());
         Sample {
             t_s: time::now().since_origin().as_secs_f64(),
             nodes_up: self.all_running().count() as u32,
@@ -83,6 +89,9 @@ impl World {
             mesh_connections: self.neighbours().len() as u64,
             messages: traffic.messages,
             bytes: traffic.bytes,
+            requests: asked.requests,
+            answered: asked.answered,
+            failed: asked.failed,
             routable: at_home.count() as u32,
             workers_up: workers().count() as u32,
             faults: self.faults_now,
@@ -109,7 +118,11 @@ impl World {
         let over_at = self.plan.over_at().max(self.settings.scenario.population.joins_over.0).as_secs_f64();
         let mut after = self.series.iter().filter(|sample| sample.t_s >= over_at);
         let agreed = after.find(|sample| sample.digests <= 1).map(|sample| sample.t_s - over_at);
+        let asked = self.evidence.counts();
         let mut figures = BTreeMap::from([
+            ("requests".to_owned(), asked.requests as f64),
+            ("requests_answered".to_owned(), asked.answered as f64),
+            ("requests_failed".to_owned(), asked.failed as f64),
             ("connections".to_owned(), traffic.connections as f64),
             ("connections_given_up".to_owned(), traffic.given_up as f64),
             ("messages".to_owned(), traffic.messages as f64),
@@ -149,6 +162,37 @@ impl World {
                 _ => {}
             }
         }
+        for (id, asked) in self.evidence.ran_twice() {
+            wrong.push(violation(
+                "once",
+                None,
+                format!("request {id} must not run twice and ran {} times", asked.runs),
+            ));
+        }
+        for (id, asked) in self.not_served() {
+            let what = format!(
+                "request {id} for {}, asked at {:?}, was not served: {:?}",
+                asked.service, asked.at, asked.outcome
+            );
+            wrong.push(violation("served", None, what));
+        }
         wrong
+    }
+
+    /// Requests that could be served and were not: asked when nothing had been wrong for a while, of services that somebody offers.
+    fn not_served(&self) -> Vec<(u64, Asked)> {
+        let scenario = &self.settings.scenario;
+        let Some(load) = &scenario.load else { return Vec::new() };
+        let end = scenario.duration.0;
+        let quiet = end.saturating_sub(scenario.settle.0) + SERVED_AFTER;
+        let offered: BTreeSet<&str> = self
+            .places
+            .values()
+            .filter(|place| place.running.is_some())
+            .flat_map(|place| place.plan.services.iter().map(|(name, _)| name.as_str()))
+            .collect();
+        let mut failed = self.evidence.failed_between(quiet, end.saturating_sub(load.patience.0));
+        failed.retain(|(_, asked)| offered.contains(asked.service.as_str()));
+        failed
     }
 }
