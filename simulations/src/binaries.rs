@@ -96,15 +96,8 @@ fn sources_of(dep_info: &str) -> impl Iterator<Item = String> {
 }
 
 fn build(manifest: &Path, packages: &[&str], directory: &Path) -> Result<()> {
-    let profile = match directory.file_name().and_then(|name| name.to_str()) {
-        None | Some("debug") => "dev",
-        Some(profile) => profile,
-    };
-    let target = directory.parent().context("an executable outside a target directory")?;
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let names = packages.join(" and ");
-    let mut command = Command::new(cargo);
-    command.arg("build").arg("--manifest-path").arg(manifest).args(["--profile", profile, "--target-dir"]).arg(target);
+    let mut command = cargo("build", manifest, directory)?;
     for package in packages {
         command.args(["--package", package]);
     }
@@ -113,6 +106,20 @@ fn build(manifest: &Path, packages: &[&str], directory: &Path) -> Result<()> {
         bail!("cargo could not build {names}");
     }
     Ok(())
+}
+
+/// Cargo, for the workspace or package of this manifest, with the profile and the target folder of the binaries in `directory`:
+/// what is built there already is used.
+pub fn cargo(subcommand: &str, manifest: &Path, directory: &Path) -> Result<Command> {
+    let profile = match directory.file_name().and_then(|name| name.to_str()) {
+        None | Some("debug") => "dev",
+        Some(profile) => profile,
+    };
+    let target = directory.parent().context("an executable outside a target directory")?;
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.arg(subcommand).arg("--manifest-path").arg(manifest);
+    command.args(["--profile", profile, "--target-dir"]).arg(target);
+    Ok(command)
 }
 
 #[cfg(test)]

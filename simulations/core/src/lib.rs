@@ -49,13 +49,16 @@ pub struct RunConfig {
     pub layout: Layout,
     /// The node whose view is told, line by line.
     pub trace_node: Option<u32>,
+    /// Nanoseconds that no seed decides, on top of every latency: for the test that a leak of that kind shows in the trace's hash.
+    /// None in every other run.
+    pub leak: Option<fn() -> u64>,
 }
 
 impl RunConfig {
     /// The run of a scenario with a seed, with the faults that these two make.
     pub fn new(name: &str, scenario: &Scenario, seed: u64) -> Self {
         let (plan, layout) = Plan::draw(scenario, seed);
-        Self { name: name.to_owned(), scenario: scenario.clone(), seed, plan, layout, trace_node: None }
+        Self { name: name.to_owned(), scenario: scenario.clone(), seed, plan, layout, trace_node: None, leak: None }
     }
 }
 
@@ -72,8 +75,11 @@ pub struct Run {
 
 /// Runs to the end, or until `progress` breaks, which is called now and then with the virtual time.
 pub fn run(config: RunConfig, progress: &mut dyn FnMut(Duration) -> ControlFlow<()>) -> Run {
-    let RunConfig { name, scenario, seed, plan, layout, trace_node } = config;
+    let RunConfig { name, scenario, seed, plan, layout, trace_node, leak } = config;
     let mut world = World::new(&scenario, plan, &layout, seed, trace_node);
+    if let Some(nanos) = leak {
+        world.net.links.leak_from(nanos);
+    }
     world.run(progress);
     let figures = Samples::figures(&world);
     let World { net, book, samples, narrator, .. } = &mut world;

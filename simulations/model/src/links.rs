@@ -43,6 +43,7 @@ pub struct Links {
     loss: BTreeMap<u64, f64>,
     random: fastrand::Rng,
     entries_end: u32,
+    leak: Option<fn() -> u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -86,7 +87,14 @@ impl Links {
             loss: BTreeMap::new(),
             random: random::stream(seed, "links", 0),
             entries_end: layout.entries.end,
+            leak: None,
         }
+    }
+
+    /// From now on this many nanoseconds are on top of every latency, which a seed does not decide: the test of determinism shows
+    /// with it that it can fail.
+    pub fn leak_from(&mut self, nanos: fn() -> u64) {
+        self.leak = Some(nanos);
     }
 
     /// How a node stands in the network.
@@ -134,6 +142,7 @@ impl Links {
         }
         let mut on_its_way = latency + self.network.jitter.0.mul_f64(self.random.f64());
         on_its_way += self.retransmissions(latency, packets);
+        on_its_way += self.leak.map_or(Duration::ZERO, |nanos| Duration::from_nanos(nanos()));
         let arrives = (begins + on_its_way).max(direction.arrived_last);
         direction.arrived_last = arrives;
         arrives

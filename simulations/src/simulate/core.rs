@@ -24,6 +24,7 @@ impl Engine for Core {
             plan: job.plan.clone(),
             layout: job.layout.clone(),
             trace_node: job.trace_node,
+            leak: None,
         };
         let before = usage::thread_cpu();
         let mut stopped = None;
