@@ -68,7 +68,7 @@ impl Checker {
         }
         seen.generation = generation;
         seen.changes += 1;
-        if all || seen.changes % ONE_OF == 0 {
+        if all || seen.changes.is_multiple_of(ONE_OF) {
             Self::look(world, node);
         }
     }
@@ -86,7 +86,7 @@ impl Checker {
                     wrong.push(("lives-on", what));
                 }
             }
-            if changes % ONE_OF == 0 {
+            if changes.is_multiple_of(ONE_OF) {
                 bounded(registry, &mut wrong);
             }
         }

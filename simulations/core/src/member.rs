@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use hedgerow_proto::clock::Time;
 use hedgerow_proto::election::{Election, Move};
-use hedgerow_proto::frame::{Census, Refusal, WhenFull};
-use hedgerow_proto::home::roster::{self, told_of};
-use hedgerow_proto::home::seeker::{self, PONG_TIMEOUT, moves_before};
-use hedgerow_proto::home::{Hints, Roster, Seeker, Told};
+use hedgerow_proto::frame::Census;
+use hedgerow_proto::home::seeker::moves_before;
+use hedgerow_proto::home::{Hints, Roster, Seeker};
 use hedgerow_proto::id::NodeId;
 use hedgerow_proto::key::SecretKey;
-use hedgerow_proto::liveness::{Beat, Pings};
+use hedgerow_proto::liveness::Pings;
 use hedgerow_proto::own::Voice;
 use hedgerow_proto::record::{
     Body, Candidacy, Hardware, Home, Kind, NodeRecord, Roles, ServiceHealth, ServiceOffer, Unknown,
@@ -27,10 +26,14 @@ use hedgerow_sim_model::scenario::Malice;
 use crate::context::Context;
 use crate::malice::Evil;
 use crate::mesh::Mesh;
-use crate::message::{Link, Message, RequestNumber};
+use crate::message::{Message, RequestNumber};
 use crate::net::{ConnectionId, Input};
 use crate::settings::{FEDERATION, Settings};
 use crate::verify;
+
+mod connections;
+mod homes;
+mod services;
 
 /// How often the registry goes on disk.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(60);
@@ -426,159 +429,6 @@ impl Member {
         self.announce(ctx);
     }
 
-    fn connected(&mut self, ctx: &mut Context<'_>, connection: ConnectionId, peer: u32, link: Link, dialled: bool) {
-        let now = ctx.now();
-        match (link, dialled) {
-            (Link::Tunnel, true) => {
-                let pings = Pings::new(now, PING_INTERVAL, TUNNEL_PONG_TIMEOUT);
-                self.tunnels.insert(peer, Tunnel::Up { connection, pings });
-                let record = self.own_record();
-                ctx.send(connection, Message::Join { incarnation: self.incarnation, record });
-            }
-            (Link::Home, true) => match self.dialling_home.take() {
-                Some((index, home)) if index == peer && !self.roles.coordinates() => {
-                    self.at_home =
-                        Some(AtHome { home, connection, pings: Pings::new(now, PING_INTERVAL, PONG_TIMEOUT) });
-                    self.seeker.handle(now, seeker::Event::Reached(home), &self.hints);
-                    self.drain_seeker(ctx);
-                }
-                other => {
-                    self.dialling_home = other;
-                    ctx.close(connection);
-                }
-            },
-            (Link::Home, false) if self.roles.coordinates() => {}
-            (Link::Mesh, _) if self.mesh.is_some() => {
-                if let Some(mesh) = &mut self.mesh {
-                    mesh.connected(ctx, &mut self.core, connection, peer);
-                }
-            }
-            _ => ctx.close(connection),
-        }
-    }
-
-    fn dial_failed(&mut self, ctx: &mut Context<'_>, peer: u32, link: Link) {
-        let now = ctx.now();
-        match link {
-            Link::Tunnel => self.tunnel_down(ctx, peer),
-            Link::Home => {
-                if let Some((_, home)) = self.dialling_home.take_if(|(index, _)| *index == peer) {
-                    self.seeker.handle(now, seeker::Event::NotReached(home), &self.hints);
-                    self.drain_seeker(ctx);
-                }
-            }
-            Link::Mesh => {
-                if let Some(mesh) = &mut self.mesh {
-                    mesh.dial_failed(ctx, &mut self.core, peer);
-                }
-            }
-        }
-    }
-
-    fn tunnel_down(&mut self, ctx: &mut Context<'_>, entry: u32) {
-        let now = ctx.now();
-        let before = match self.tunnels.get(&entry) {
-            Some(Tunnel::Down { pause, .. }) => *pause,
-            _ => BACKOFF_MIN,
-        };
-        let pause = (before * 2).min(BACKOFF_MAX);
-        let again_at = now + pause.mul_f64(self.random.f64());
-        self.tunnels.insert(entry, Tunnel::Down { again_at, pause });
-    }
-
-    fn closed(&mut self, ctx: &mut Context<'_>, connection: ConnectionId) {
-        let now = ctx.now();
-        let tunnel = self.tunnels.iter().find_map(|(entry, tunnel)| match tunnel {
-            Tunnel::Up { connection: own, .. } if *own == connection => Some(*entry),
-            _ => None,
-        });
-        if let Some(entry) = tunnel {
-            self.sessions.remove(&connection);
-            self.tunnel_down(ctx, entry);
-            self.drop_work_of(ctx, connection);
-            return;
-        }
-        if let Some(at_home) = self.at_home.take_if(|at_home| at_home.connection == connection) {
-            self.drop_work_of(ctx, connection);
-            self.seeker.handle(now, seeker::Event::Ended(at_home.home), &self.hints);
-            self.drain_seeker(ctx);
-            return;
-        }
-        if let Some((id, worker)) = self.roster_ids.remove(&connection) {
-            self.break_relays(ctx, connection);
-            self.roster.ended(now, worker, id);
-            self.drain_roster(ctx);
-            return;
-        }
-        if let Some(mesh) = &mut self.mesh {
-            mesh.closed(ctx, &mut self.core, connection);
-        }
-    }
-
-    /// Whoever asked is gone: what was being worked on for it is dropped.
-    fn drop_work_of(&mut self, ctx: &mut Context<'_>, connection: ConnectionId) {
-        let gone: Vec<_> =
-            self.work.iter().filter(|(_, work)| work.connection == connection).map(|(k, _)| *k).collect();
-        for key in gone {
-            self.release(key);
-        }
-        self.line.retain(|(_, work)| work.connection != connection);
-        let relays: Vec<_> = self.relayed.extract_if(.., |_, relay| relay.from == connection).collect();
-        for ((request, attempt), relay) in relays {
-            ctx.send(relay.to, Message::Cancel { request, attempt });
-        }
-    }
-
-    fn release(&mut self, key: (RequestNumber, u32)) -> Option<Work> {
-        let work = self.work.remove(&key)?;
-        if let Some(in_flight) = self.in_flight.get_mut(&work.service) {
-            *in_flight = in_flight.saturating_sub(1);
-        }
-        Some(work)
-    }
-
-    fn look_at_tunnels(&mut self, ctx: &mut Context<'_>) {
-        let now = ctx.now();
-        let mut given_up = Vec::new();
-        for (entry, tunnel) in &mut self.tunnels {
-            match tunnel {
-                Tunnel::Down { again_at, .. } if *again_at <= now && !self.draining => {
-                    *tunnel = Tunnel::Dialling;
-                    ctx.dial(*entry, Link::Tunnel);
-                }
-                Tunnel::Up { connection, pings } => match pings.beat(now) {
-                    Some(Beat::Ping(n)) => ctx.send(*connection, Message::Ping(n)),
-                    Some(Beat::GiveUp) => given_up.push((*entry, *connection)),
-                    None => {}
-                },
-                Tunnel::Down { .. } | Tunnel::Dialling => {}
-            }
-        }
-        for (entry, connection) in given_up {
-            ctx.close(connection);
-            self.sessions.remove(&connection);
-            self.drop_work_of(ctx, connection);
-            self.tunnel_down(ctx, entry);
-        }
-    }
-
-    fn look_at_home(&mut self, ctx: &mut Context<'_>) {
-        let now = ctx.now();
-        let Some(at_home) = &mut self.at_home else { return };
-        match at_home.pings.beat(now) {
-            Some(Beat::Ping(n)) => ctx.send(at_home.connection, Message::Ping(n)),
-            Some(Beat::GiveUp) => {
-                let (home, connection) = (at_home.home, at_home.connection);
-                self.at_home = None;
-                ctx.close(connection);
-                self.drop_work_of(ctx, connection);
-                self.seeker.handle(now, seeker::Event::Ended(home), &self.hints);
-                self.drain_seeker(ctx);
-            }
-            None => {}
-        }
-    }
-
     fn own_record(&self) -> bytes::Bytes {
         let signed = self.core.registry().signed_node(&self.core.node());
         signed.map(|signed| signed.bytes().clone()).unwrap_or_default()
@@ -642,40 +492,6 @@ impl Member {
         }
     }
 
-    fn pong(&mut self, ctx: &mut Context<'_>, connection: ConnectionId) {
-        let now = ctx.now();
-        for tunnel in self.tunnels.values_mut() {
-            if let Tunnel::Up { connection: own, pings } = tunnel
-                && *own == connection
-            {
-                return pings.answered();
-            }
-        }
-        if let Some(at_home) = self.at_home.as_mut().filter(|at_home| at_home.connection == connection) {
-            at_home.pings.answered();
-            let home = at_home.home;
-            self.seeker.handle(now, seeker::Event::Pong(home), &self.hints);
-            self.drain_seeker(ctx);
-        }
-    }
-
-    fn hear_of_coordinators(&mut self, ctx: &mut Context<'_>, records: Vec<Vec<u8>>) {
-        let now = ctx.now();
-        let told = records.iter().filter_map(|bytes| {
-            Told::of(&verify::open(bytes::Bytes::copy_from_slice(bytes), &ctx.settings.limits).ok()?.1)
-        });
-        if self.hints.learn(told.collect::<Vec<_>>()) && !self.roles.coordinates() {
-            self.seeker.handle(now, seeker::Event::Heard, &self.hints);
-            self.drain_seeker(ctx);
-        }
-        if self.roles.coordinates() {
-            for record in records {
-                // One that is not taken is not known: others are.
-                drop(self.core.insert_if(now, record.into(), Source::Passed(Duration::ZERO), |_, _| Ok::<(), ()>(())));
-            }
-        }
-    }
-
     fn answer_sync(&mut self, ctx: &mut Context<'_>, connection: ConnectionId, number: u64, bytes: &[u8]) {
         if !self.roles.coordinates() {
             return;
@@ -693,177 +509,6 @@ impl Member {
         }
         if !session.is_finished() {
             self.sessions.insert(connection, (number, session));
-        }
-    }
-
-    fn take_in(&mut self, ctx: &mut Context<'_>, connection: ConnectionId, record: bytes::Bytes) {
-        let opened = verify::open(record, &ctx.settings.limits);
-        let Ok((signed, record)) = opened else { return ctx.close(connection) };
-        let worker = record.writer;
-        if !self.roles.coordinates() || self.roster.admit(&worker, &record).is_err() {
-            ctx.send(connection, Message::Reject { newer: None });
-            return ctx.close(connection);
-        }
-        self.next_roster_id += 1;
-        if self.roster.arrived(self.next_roster_id, connection, signed, &record) {
-            self.roster_ids.insert(connection, (self.next_roster_id, worker));
-            ctx.send(connection, Message::Welcome);
-        } else {
-            ctx.close(connection);
-        }
-        self.drain_roster(ctx);
-    }
-
-    fn drain_roster(&mut self, ctx: &mut Context<'_>) {
-        let now = ctx.now();
-        while let Some(output) = self.roster.poll_output() {
-            match output {
-                roster::Output::Meet(worker) => self.core.meet(now, worker),
-                roster::Output::Part(worker) => self.core.part(now, worker),
-                roster::Output::Take(signed) => {
-                    // A worker whose record finds no room is served over its tunnel all the same.
-                    let bytes = signed.bytes().clone();
-                    drop(self.core.insert_if(now, bytes, Source::Direct(None), |_, _| Ok::<(), ()>(())));
-                }
-                roster::Output::Say(attachment) => {
-                    drop(self.core.say(now, Body::Attachment(attachment)));
-                }
-                roster::Output::Tell(connection) => {
-                    let told = told_of(&self.core.node(), self.core.registry());
-                    if !told.is_empty() {
-                        ctx.send(connection, Message::Coordinators(told));
-                    }
-                }
-                roster::Output::Close { connection, .. } => {
-                    self.roster_ids.remove(&connection);
-                    self.break_relays(ctx, connection);
-                    ctx.close(connection);
-                }
-            }
-        }
-    }
-
-    fn drain_seeker(&mut self, ctx: &mut Context<'_>) {
-        while let Some(output) = self.seeker.poll_output() {
-            let now = ctx.now();
-            match output {
-                seeker::Output::Connect { home, addresses } => {
-                    match addresses.iter().find_map(|address| Settings::node_at(address)) {
-                        Some(index) => {
-                            self.dialling_home = Some((index, home));
-                            ctx.dial(index, Link::Home);
-                        }
-                        None => self.seeker.handle(now, seeker::Event::NotReached(home), &self.hints),
-                    }
-                }
-                seeker::Output::GiveUp(_) => self.dialling_home = None,
-                seeker::Output::Join(home) => {
-                    self.home = Some(home);
-                    self.announce(ctx);
-                    // The home must not get the record before it is asked to take it.
-                    let at_home = self.at_home.take();
-                    self.drain_events(ctx);
-                    self.at_home = at_home;
-                    if let Some(at_home) = &self.at_home {
-                        let record = self.own_record();
-                        ctx.send(at_home.connection, Message::Join { incarnation: self.incarnation, record });
-                    }
-                }
-                seeker::Output::Settled(_) => {}
-                seeker::Output::Leave(_) => {
-                    if let Some(at_home) = self.at_home.take() {
-                        ctx.close(at_home.connection);
-                    }
-                }
-            }
-        }
-    }
-
-    /// A request for a service here, or for one of a worker that is at home here.
-    fn open(&mut self, ctx: &mut Context<'_>, connection: ConnectionId, key: (RequestNumber, u32), wanted: Wanted) {
-        let (request, attempt) = key;
-        let Wanted { service, waits, via } = wanted;
-        let refuse = |refusal| Message::Refuse { request, attempt, refusal };
-        if let Some(worker) = via {
-            return match self.roster.connection(&worker).copied() {
-                Some(to) => {
-                    self.relayed.insert(key, Relay { from: connection, to });
-                    ctx.send(to, Message::Open { request, service, attempt, waits, via: None });
-                }
-                None => ctx.send(connection, refuse(Refusal::UnknownService)),
-            };
-        }
-        if self.draining {
-            return ctx.send(connection, refuse(Refusal::Draining));
-        }
-        if !self.nature.services.contains(&service) {
-            return ctx.send(connection, refuse(Refusal::UnknownService));
-        }
-        let in_flight = self.in_flight.entry(service).or_default();
-        if *in_flight < ctx.settings.capacity {
-            *in_flight += 1;
-            self.work_on(ctx, key, Work { service, connection });
-        } else if waits && self.line.len() < LINE_MAX {
-            self.line.push_back((key, Work { service, connection }));
-            ctx.after(WhenFull::IN_LINE_MAX, Input::LineOver { request, attempt });
-        } else {
-            ctx.send(connection, refuse(Refusal::Full));
-        }
-    }
-
-    fn work_on(&mut self, ctx: &mut Context<'_>, key: (RequestNumber, u32), work: Work) {
-        let (request, attempt) = key;
-        self.work.insert(key, work);
-        ctx.book.runs(ctx.net.now, request, ctx.me);
-        ctx.send(work.connection, Message::Accept { request, attempt });
-        let mean = ctx.settings.load.service_time.0.as_secs_f64();
-        let takes = Duration::from_secs_f64(random::exponential(&mut self.random, mean));
-        ctx.after(takes, Input::Served { request, attempt, whole: false });
-        ctx.after(takes.mul_f64(1.0 + TAIL), Input::Served { request, attempt, whole: true });
-    }
-
-    /// A slot is free: whoever stands in line for it longest gets it.
-    fn next_in_line(&mut self, ctx: &mut Context<'_>) {
-        let capacity = ctx.settings.capacity;
-        let free = |service: &u32, in_flight: &BTreeMap<u32, u32>| in_flight.get(service).is_none_or(|n| *n < capacity);
-        while let Some(at) = self.line.iter().position(|(_, work)| free(&work.service, &self.in_flight)) {
-            let Some((key, work)) = self.line.remove(at) else { return };
-            *self.in_flight.entry(work.service).or_default() += 1;
-            self.work_on(ctx, key, work);
-        }
-    }
-
-    fn line_over(&mut self, ctx: &mut Context<'_>, key: (RequestNumber, u32)) {
-        if let Some(at) = self.line.iter().position(|(other, _)| *other == key)
-            && let Some((_, work)) = self.line.remove(at)
-        {
-            ctx.send(work.connection, Message::Refuse { request: key.0, attempt: key.1, refusal: Refusal::Full });
-        }
-    }
-
-    fn served(&mut self, ctx: &mut Context<'_>, request: RequestNumber, attempt: u32, whole: bool) {
-        if whole {
-            if let Some(work) = self.release((request, attempt)) {
-                ctx.send(work.connection, Message::End { request, attempt });
-            }
-        } else if let Some(work) = self.work.get(&(request, attempt)) {
-            ctx.send(work.connection, Message::Begin { request, attempt });
-        }
-    }
-
-    fn cancelled(&mut self, ctx: &mut Context<'_>, key: (RequestNumber, u32)) {
-        self.release(key);
-        self.line.retain(|(other, _)| *other != key);
-        if let Some(relay) = self.relayed.remove(&key) {
-            ctx.send(relay.to, Message::Cancel { request: key.0, attempt: key.1 });
-        }
-    }
-
-    /// A worker at home here is gone: whoever waits for its answers hears that they will not come.
-    fn break_relays(&mut self, ctx: &mut Context<'_>, connection: ConnectionId) {
-        let relays: Vec<_> = self.relayed.extract_if(.., |_, relay| relay.to == connection).collect();
-        for ((request, attempt), relay) in relays {
-            ctx.send(relay.from, Message::Broke { request, attempt });
         }
     }
 }

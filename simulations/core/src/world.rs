@@ -7,7 +7,7 @@ use std::time::Duration;
 use hedgerow_proto::record::{Candidacy, Roles};
 use hedgerow_proto::retry::Repeat;
 use hedgerow_sim_model::links::Links;
-use hedgerow_sim_model::plan::{Effect, Layout, Plan};
+use hedgerow_sim_model::plan::{Layout, Plan};
 use hedgerow_sim_model::random;
 use hedgerow_sim_model::scenario::{Malice, Scenario};
 
@@ -22,6 +22,8 @@ use crate::narrator::Narrator;
 use crate::net::{Event, Input, Net, Told, Up};
 use crate::sample::Samples;
 use crate::settings::Settings;
+
+mod faults;
 
 /// A process that could not start, or has ended by a fault of its machine, is started again by whoever minds it.
 const RESTARTED_AFTER: Duration = Duration::from_secs(10);
@@ -167,7 +169,7 @@ impl World {
         while let Some(event) = self.net.next(self.ends) {
             self.happens(event);
             events += 1;
-            if events % TOLD_EVERY == 0 && progress(self.net.now).is_break() {
+            if events.is_multiple_of(TOLD_EVERY) && progress(self.net.now).is_break() {
                 return;
             }
         }
@@ -384,156 +386,6 @@ impl World {
         }
         self.net.gone(node, silent);
         self.net.set_up(node, Up::Down);
-    }
-
-    fn begin(&mut self, index: usize) {
-        let Some(incident) = self.plan.incidents.get(index).cloned() else { return };
-        let (now, number) = (self.net.now, index as u64);
-        self.faults += 1;
-        self.narrator.fault(now, &incident.effect, true);
-        if self.net.begin(number, &incident.effect) {
-            return;
-        }
-        let for_ever = incident.until.is_none();
-        match incident.effect {
-            Effect::Crash { node, silent, wipe } => {
-                let machine = &mut self.machines[node as usize];
-                machine.down += 1;
-                machine.hurt |= for_ever;
-                self.stop(node, silent);
-                if wipe {
-                    self.machines[node as usize].disk = Disk::default();
-                }
-            }
-            Effect::Leave { node } => {
-                let machine = &mut self.machines[node as usize];
-                machine.down += 1;
-                machine.hurt |= for_ever;
-                let run = machine.run;
-                self.act(node, run, Input::Leave);
-            }
-            Effect::Pause { node } | Effect::Suspend { node } => {
-                let machine = &mut self.machines[node as usize];
-                machine.still += 1;
-                machine.hurt |= for_ever;
-                if machine.still == 1 {
-                    machine.still_since = now;
-                    let run = machine.run;
-                    if machine.process.is_some() {
-                        self.net.set_up(node, Up::Still(run));
-                        let at = now + self.net.links.gives_up_after();
-                        self.net.schedule(at, Event::SilenceCheck { node, run, since: now });
-                    }
-                }
-            }
-            Effect::ClockJump { node, by } => {
-                let machine = &mut self.machines[node as usize];
-                machine.clock.jump(now, by.0);
-                machine.jumped_at = Some(now);
-                self.wake(node);
-            }
-            Effect::ClockDrift { node, ppm } => {
-                self.machines[node as usize].clock.drift(now, i64::from(ppm));
-                self.wake(node);
-            }
-            Effect::SlowCpu { node, per_message } => self.machines[node as usize].slow += per_message.0,
-            Effect::DiskFull { node } => self.machines[node as usize].disk.full += 1,
-            Effect::CorruptSnapshot { node } => {
-                let mut random = random::stream(self.settings.seed, "corrupt", number);
-                if let Some(snapshot) = &mut self.machines[node as usize].disk.snapshot
-                    && !snapshot.is_empty()
-                {
-                    let at = random.usize(..snapshot.len());
-                    snapshot[at] ^= 1 << random.u8(..8);
-                }
-            }
-            Effect::Clone { of, node } => {
-                self.adversaries[node as usize].clone_of = Some(of);
-                self.book.cloned(of, node);
-                self.start(node);
-            }
-            Effect::Byzantine { node, malice } => {
-                self.adversaries[node as usize].malice = malice;
-                self.book.untrusted.insert(self.settings.id(node));
-                self.start(node);
-            }
-            Effect::Sybil { node, identities_per_second } => {
-                self.adversaries[node as usize].invents_per_second = identities_per_second;
-                self.book.untrusted.insert(self.settings.id(node));
-                self.start(node);
-            }
-            Effect::Join { node } => self.start(node),
-            // Those are the network's.
-            Effect::Cut { .. } | Effect::OneWay { .. } | Effect::Loss { .. } => {}
-        }
-    }
-
-    fn end(&mut self, index: usize) {
-        let Some(incident) = self.plan.incidents.get(index).cloned() else { return };
-        let now = self.net.now;
-        self.faults = self.faults.saturating_sub(1);
-        self.narrator.fault(now, &incident.effect, false);
-        self.net.end(index as u64);
-        match incident.effect {
-            Effect::Crash { node, .. } | Effect::Leave { node } => {
-                self.machines[node as usize].down -= 1;
-                self.start(node);
-            }
-            Effect::Pause { node } => self.wakes(node, false),
-            Effect::Suspend { node } => self.wakes(node, true),
-            Effect::ClockDrift { node, ppm } => {
-                self.machines[node as usize].clock.drift(now, -i64::from(ppm));
-                self.wake(node);
-            }
-            Effect::SlowCpu { node, per_message } => {
-                let machine = &mut self.machines[node as usize];
-                machine.slow = machine.slow.saturating_sub(per_message.0);
-            }
-            Effect::DiskFull { node } => {
-                let disk = &mut self.machines[node as usize].disk;
-                disk.full = disk.full.saturating_sub(1);
-            }
-            Effect::Clone { node, .. }
-            | Effect::Byzantine { node, .. }
-            | Effect::Sybil { node, .. }
-            | Effect::Join { node } => {
-                self.machines[node as usize].stopped = true;
-                self.stop(node, false);
-            }
-            Effect::Cut { .. }
-            | Effect::OneWay { .. }
-            | Effect::Loss { .. }
-            | Effect::ClockJump { .. }
-            | Effect::CorruptSnapshot { .. } => {}
-        }
-    }
-
-    /// A process that stood still goes on; after a suspend it knows for how long it did not.
-    fn wakes(&mut self, node: u32, slept: bool) {
-        let now = self.net.now;
-        let machine = &mut self.machines[node as usize];
-        machine.still -= 1;
-        if slept {
-            machine.clock.slept(now - machine.still_since);
-            machine.jumped_at = Some(now);
-        }
-        if machine.still > 0 {
-            return;
-        }
-        let run = machine.run;
-        machine.busy_until = now;
-        let waiting = std::mem::take(&mut machine.inbox);
-        if machine.process.is_some() {
-            self.net.set_up(node, Up::Running(run));
-            self.act(node, run, Input::Timeout);
-            waiting.into_iter().for_each(|input| self.tell(Told { node, run, input }));
-        }
-    }
-
-    /// A clock has changed: timers have to follow.
-    fn wake(&mut self, node: u32) {
-        let run = self.machines[node as usize].run;
-        self.tell(Told { node, run, input: Input::Timeout });
     }
 
     /// A client asks.
