@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use hedgerow_http::{Candidate, Loads, Offer};
+use hedgerow_proto::home::roster::COORDINATORS_TOLD_MAX;
 use hedgerow_proto::id::{NodeId, ServiceName};
 use hedgerow_proto::members::Lane;
 use hedgerow_proto::offers::{self, NodeState, Way as NodeWay};
@@ -94,9 +95,6 @@ struct Standing {
 
 /// So many reasons are given at most: guests have one each.
 const REASONS_GIVEN_MAX: usize = 4;
-
-/// Coordinators of which others are told at once: enough to find the rest from, and well below a control message.
-const COORDINATORS_TOLD_MAX: usize = 8;
 
 /// The candidates as one thread sees them.
 #[derive(Debug, Default)]

@@ -20,7 +20,7 @@ use crate::registry::Registry;
 pub const DETACH_AFTER: Duration = Duration::from_secs(5);
 /// How long changes are gathered before workers are told of them.
 pub const TELL_AFTER: Duration = Duration::from_secs(1);
-/// Coordinators of which workers are told.
+/// Coordinators of which others are told at once: enough to find the rest from, and well below a control message.
 pub const COORDINATORS_TOLD_MAX: usize = 8;
 
 /// What is to be done, about connections of type `C`.
