@@ -3,10 +3,10 @@
 //! something is wrong without one.
 //!
 //! ```console
-//! $ cargo run -p hedgerow-sim-core --example mutants --features mutations --target-dir target/mutants
+//! $ cargo run -p hedgerow-sim-core --example mutants --features mutations
 //! ```
 //!
-//! A target folder of its own keeps the feature out of everything else that is built. Names as arguments choose among the mistakes.
+//! Nothing else that cargo builds gets the feature by that: it is another call. Names as arguments choose among the mistakes.
 
 use std::io::Write;
 use std::ops::ControlFlow;
