@@ -16,6 +16,9 @@ pub const CENSUS_SILENT_FOR: Duration = Duration::from_secs(15);
 pub const CENSUS_INTERVAL: Duration = Duration::from_secs(5);
 /// Tunnels that have been up for longer are all as steady.
 const STEADY_AFTER: Duration = Duration::from_secs(60 * 60);
+/// Nodes that are nearer are all as near: a busy machine takes as long to answer now and then, and whose rank changes with each census
+/// never is needed for long enough.
+const NEAR_WITHIN: Duration = Duration::from_millis(50);
 
 /// A node at an entry that would be a coordinator if there were too few, and is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +48,7 @@ fn in_order(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
     let doublings = |duration: Duration| duration.as_millis().checked_ilog2();
     candidates.sort_by_cached_key(|candidate| {
         let up_for = doublings(candidate.up_for.min(STEADY_AFTER));
-        (Reverse(up_for), doublings(candidate.rtt), weight(&candidate.node))
+        (Reverse(up_for), doublings(candidate.rtt.max(NEAR_WITHIN)), weight(&candidate.node))
     });
     candidates
 }
@@ -68,6 +71,17 @@ mod tests {
         assert_eq!(order(&[candidate(1, 5000, 100), candidate(2, 90_000, 10)]), [2, 1]);
         let (one, two) = (candidate(1, 100, 20), candidate(2, 101, 21));
         assert_eq!(order(&[one, two]), order(&[two, one]), "as good as each other");
+    }
+
+    #[test]
+    fn the_rank_of_who_is_near_does_not_change_with_what_its_machine_does() {
+        let order = |rtts_ms: [u64; 4]| {
+            let candidates = (1..).zip(rtts_ms).map(|(n, rtt_ms)| candidate(n, 100, rtt_ms)).collect();
+            in_order(candidates).iter().map(|candidate| candidate.node).collect::<Vec<_>>()
+        };
+        for busy in [[40, 0, 1, 3], [0, 40, 1, 3], [9, 7, 40, 30], [1, 1, 1, 40]] {
+            assert_eq!(order(busy), order([1, 1, 1, 1]), "{busy:?} ms");
+        }
     }
 
     #[test]
