@@ -10,7 +10,7 @@ use hedgerow_proto::limits::Limits;
 use hedgerow_proto::record::{Body, Guest, GuestDetails, GuestStatus, Roles, Signed};
 use hedgerow_proto::registry::{Registry, Source};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
@@ -90,10 +90,12 @@ impl Agent {
         format!("http://{}", self.address)
     }
 
-    /// Ends it, and everything that it does.
+    /// Ends it, and everything that it does, until nobody takes a connection there: a process that another test is just starting
+    /// has a copy of the listener for a moment.
     pub(crate) async fn stop(mut self) {
         self.task.abort();
         let _ = (&mut self.task).await;
+        while TcpStream::connect(self.address).await.is_ok() {}
     }
 }
 
