@@ -246,14 +246,16 @@ impl Net {
 
     /// A dial has got there, or nowhere.
     pub(crate) fn dialled(&mut self, from: u32, run: u32, to: u32, link: Link) -> Vec<Told> {
-        let Up::Running(at_from) = self.up(from) else { return Vec::new() };
-        if at_from != run {
-            return Vec::new();
-        }
+        // One that stands still finds out when it goes on, and by then it is too late.
+        let stands_still = match self.up(from) {
+            Up::Running(at_from) if at_from == run => false,
+            Up::Still(at_from) if at_from == run => true,
+            _ => return Vec::new(),
+        };
         let failed = Input::DialFailed { peer: to, link };
         let cut = self.links.is_cut(from, to) || self.links.is_cut(to, from);
         let at_to = match self.up(to) {
-            Up::Running(at_to) if !cut && self.links.place(to).is_dialable() => at_to,
+            Up::Running(at_to) if !cut && !stands_still && self.links.place(to).is_dialable() => at_to,
             Up::Down if !cut => return vec![Told { node: from, run, input: failed }],
             _ => {
                 self.schedule(self.now + DIAL_TIMEOUT, Event::Tell { node: from, run, input: failed });
