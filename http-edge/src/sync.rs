@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use hedgerow_proto::frame::StreamKind;
 use hedgerow_proto::id::{NodeId, RequestId};
-use hedgerow_proto::sync::{Session, Traffic};
+use hedgerow_proto::sync::{ENTRY_INTERVAL, ENTRY_PEERS_MAX, Session, Traffic};
 use hedgerow_tunnel::Tunnel;
 use hedgerow_tunnel::streams::{self, NotOpened};
 use hedgerow_tunnel::sync::{SyncBroken, synchronise};
@@ -17,11 +17,6 @@ use tracing::debug;
 
 use crate::federation::Federation;
 
-/// How often, within a quarter: equal registries cost a message each way, and this is how long a change may take to come
-/// by itself.
-const ROUND: Duration = Duration::from_secs(1);
-/// With how many coordinators each time: what one does not know, another does.
-const PEERS_MAX: usize = 3;
 /// How long the last synchronisation before a coordinator's leave may take.
 const BEFORE_LEAVE_WITHIN: Duration = Duration::from_secs(2);
 /// How long one session may take: a whole registry over a slow line, or a peer that plays for time.
@@ -47,7 +42,7 @@ pub(crate) async fn keep(federation: &Federation, seed: u64) -> Infallible {
     let mut random = fastrand::Rng::with_seed(seed);
     loop {
         round(federation, &mut random).await;
-        let pause = ROUND.mul_f32(0.75 + 0.5 * random.f32());
+        let pause = ENTRY_INTERVAL.mul_f32(0.75 + 0.5 * random.f32());
         tokio::select! {
             () = sleep(pause) => {}
             () = federation.coordinator_came() => {}
@@ -59,7 +54,7 @@ pub(crate) async fn keep(federation: &Federation, seed: u64) -> Infallible {
 async fn round(federation: &Federation, random: &mut fastrand::Rng) {
     let mut peers = federation.live_coordinators();
     random.shuffle(&mut peers);
-    peers.truncate(PEERS_MAX);
+    peers.truncate(ENTRY_PEERS_MAX);
     let sessions = peers.iter().map(|tunnel| {
         let request = RequestId(random.u128(..));
         async move {

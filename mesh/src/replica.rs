@@ -29,8 +29,6 @@ use tracing::{debug, info, warn};
 use crate::clock::Clock;
 use crate::data_dir::{DataDir, DataDirError};
 
-/// How often the replica goes on disk, if it has changed: what is lost in a crash is asked of a neighbour again.
-const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(60);
 /// The replica looks at its clock this often at least: a timer of the runtime stands still while the machine is suspended.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -275,11 +273,11 @@ impl Replica {
     pub async fn run(&self, stop: impl Future<Output = ()>) {
         tokio::pin!(stop);
         let mut changes = self.changes();
-        let mut next_snapshot = self.0.clock.now() + SNAPSHOT_INTERVAL;
+        let mut next_snapshot = self.0.clock.now() + snapshot::INTERVAL;
         loop {
             let (now, wake) = self.look();
             if now >= next_snapshot {
-                next_snapshot = now + SNAPSHOT_INTERVAL;
+                next_snapshot = now + snapshot::INTERVAL;
                 self.store().await;
             }
             let pause =

@@ -16,7 +16,7 @@ use hedgerow_mesh::host::{HostConfig, HostError, HostHandle, HostStatus, Incomin
 use hedgerow_mesh::replica::Replica;
 use hedgerow_process::exit::Failure;
 use hedgerow_proto::clock::Time;
-use hedgerow_proto::election::{Election, Move};
+use hedgerow_proto::election::{self, Election, Move};
 use hedgerow_proto::frame::Census;
 use hedgerow_proto::home::seeker::moves_before;
 use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
@@ -47,8 +47,6 @@ use workers::Workers;
 const LISTEN_BY_DEFAULT: [&str; 2] = ["/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.0/tcp/0"];
 /// Calls of the existing contract that neighbours have passed on and that wait to be answered.
 const CALLS: usize = 64;
-/// How often a node looks whether it should become a coordinator, or step down.
-const ELECTION_INTERVAL: Duration = Duration::from_secs(1);
 /// How long changes are gathered before Kademlia is told of them.
 const TELL_AFTER: Duration = Duration::from_secs(1);
 /// How long a host may take to stop, so that its port is free again.
@@ -345,7 +343,7 @@ impl Mesh {
         }
         let mut election = Election::default();
         let jitter = fastrand::Rng::with_seed(self.seed()).f32();
-        let mut tick = interval(ELECTION_INTERVAL);
+        let mut tick = interval(election::LOOK_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;

@@ -20,6 +20,8 @@ pub use census::{CENSUS_INTERVAL, CENSUS_SILENT_FOR, Candidate, census};
 
 /// How many coordinators a federation aims at: any two may go, and there is one.
 pub const WANTED: usize = 3;
+/// How often a node that may be elected looks.
+pub const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// For so long it must have been said that there are too few, and a little longer by chance.
 const PROMOTE_AFTER: Duration = Duration::from_secs(15);
 /// For so long there must have been too many, and a little longer by chance.

@@ -4,6 +4,7 @@
 //! `(now, input)`, so that the same code runs in the binaries and, deterministically, in the simulation.
 
 pub mod attempts;
+pub mod backoff;
 pub mod clock;
 pub mod election;
 pub mod frame;

@@ -19,6 +19,9 @@ use crate::clock::Time;
 use crate::record::Kind;
 use crate::registry::{Registry, Source};
 
+/// How often a replica goes on disk, if it has changed: what is lost in a crash is asked of a neighbour again.
+pub const INTERVAL: Duration = Duration::from_secs(60);
+
 const MAGIC: &[u8; 8] = b"hedgerow";
 const FORMAT: u8 = 1;
 const HEADER_BYTES: usize = 8 + 1 + 32;

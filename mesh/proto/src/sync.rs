@@ -43,6 +43,11 @@ const LIST_MAX: usize = 16;
 pub const MESSAGES_PER_TURN: usize = 16;
 /// Messages that one session takes: more than the largest registry needs. Whoever sends more plays for time.
 const MESSAGES_MAX: usize = 16 * 1024;
+/// How often an entry synchronises, within a quarter: equal registries cost a message each way, and this is how long a change may
+/// take to come by itself.
+pub const ENTRY_INTERVAL: Duration = Duration::from_secs(1);
+/// With how many coordinators each time: what one does not know, another does.
+pub const ENTRY_PEERS_MAX: usize = 3;
 /// What a message takes beside its parts, in bytes: the version, the flag, and the four lengths.
 const MESSAGE_OVERHEAD_BYTES: usize = 32;
 

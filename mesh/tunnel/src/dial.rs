@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use hedgerow_proto::backoff::Backoff;
 use hedgerow_proto::clock::Time;
 use hedgerow_proto::frame::{Census, Control, Hello, Join, Reject, Welcome, close};
 use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
@@ -18,7 +19,6 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info};
 
 use crate::accept::TunnelError;
-use crate::backoff::Backoff;
 use crate::frames::ControlStream;
 use crate::lanes;
 use crate::link::{BoxFuture, Link, LinkClosed};
@@ -157,16 +157,16 @@ pub async fn maintain(config: DialConfig, directory: Arc<dyn Directory>, status:
             Err(SessionEnd::Rejected(Reject { record: Some(ref record), .. }))
                 if config.newer.try_send(record.clone()).is_ok() =>
             {
-                waiting("another process speaks with this node's key".into(), backoff.next())
+                waiting("another process speaks with this node's key".into(), backoff.next_wait())
             }
             Err(SessionEnd::Rejected(reject)) => {
-                (REJECTED_WAIT.mul_f32(0.5) + backoff.next(), TunnelState::Rejected(reject))
+                (REJECTED_WAIT.mul_f32(0.5) + backoff.next_wait(), TunnelState::Rejected(reject))
             }
-            Err(SessionEnd::Failed(error)) => waiting(error, backoff.next()),
+            Err(SessionEnd::Failed(error)) => waiting(error, backoff.next_wait()),
             Err(SessionEnd::Lost(error)) => {
                 backoff.succeeded();
                 status.send_modify(|status| status.failures = 0);
-                waiting(error, backoff.next())
+                waiting(error, backoff.next_wait())
             }
         };
         status.send_modify(|status| {

@@ -9,13 +9,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hedgerow_proto::backoff::Backoff;
 use hedgerow_proto::frame::{Hello, close};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::debug;
 
 use crate::accept::TunnelError;
-use crate::backoff::Backoff;
 use crate::dial::{DialConfig, Directory, End, Target, greet, join, run};
 use crate::serve::Activity;
 
@@ -44,7 +44,7 @@ pub(crate) async fn keep(
             tokio::select! {
                 Some(ended) = running.join_next() => {
                     forget(&mut covered, ended);
-                    sleep(backoff.next()).await;
+                    sleep(backoff.next_wait()).await;
                 }
                 () = sleep(PAUSE), if covered.len() < wanted => {}
                 () = std::future::pending(), if covered.len() >= wanted => {}
@@ -67,7 +67,7 @@ pub(crate) async fn keep(
             Ok(None) => {}
             Err(error) => {
                 debug!(%error, "a further connection failed");
-                sleep(backoff.next()).await;
+                sleep(backoff.next_wait()).await;
             }
         }
         while let Some(ended) = running.try_join_next() {

@@ -14,7 +14,6 @@
 //! the node copies bytes.
 
 pub mod accept;
-mod backoff;
 pub mod dial;
 pub mod exchange;
 mod frames;

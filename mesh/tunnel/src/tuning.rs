@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+/// How soon an entry is tried again.
+pub use hedgerow_proto::backoff::{BACKOFF_MAX, BACKOFF_MIN};
 /// How liveness is judged.
 pub use hedgerow_proto::liveness::{
     IDLE_TIMEOUT, PING_INTERVAL, PING_INTERVAL_LANE, PONG_TIMEOUT, SUSPECT_AFTER, SUSPECT_IDLE_AFTER, WATCHDOG_INTERVAL,
@@ -9,11 +11,6 @@ pub use hedgerow_proto::liveness::{
 
 /// How long a handshake may take from the first packet to Welcome.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest wait between two attempts to reach an entry. Full jitter below it: when an entry comes back, all of
-/// its nodes do so within this, spread evenly.
-pub const BACKOFF_MAX: Duration = Duration::from_secs(2);
-/// The wait after the first failure, doubled after each.
-pub const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// Streams that an entry may have open at once on one connection: beyond it, opening waits.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
 /// Bytes of one stream that may be on the way unread: 100 ms at 80 Mbit/s. It is also what a reader who has stopped

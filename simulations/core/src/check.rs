@@ -2,7 +2,7 @@
 //! alive by others, nothing run twice. Liveness at the end, when faults have been over for as long as the scenario says.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hedgerow_proto::id::NodeId;
@@ -11,6 +11,7 @@ use hedgerow_proto::record::{Kind, Signed, Version};
 use hedgerow_proto::registry::{Presence, Registry};
 
 use crate::book::{Ended, Key};
+use crate::entry::Entry;
 use crate::message::RequestNumber;
 use crate::world::{Process, World};
 
@@ -316,9 +317,10 @@ fn stale(world: &World, due: &BTreeMap<Key, Version>, registry: &Registry) -> Ve
 fn unreached(world: &World, entry: u32) -> impl Iterator<Item = String> {
     let workers = world.settings.layout.workers.clone().chain(world.settings.layout.crowd.clone());
     let well = workers.filter(|node| is_well(world, *node, world.net.now));
+    let reached: BTreeSet<NodeId> = world.entry(entry).into_iter().flat_map(Entry::reached).collect();
     well.filter_map(move |node| {
         let id = world.member(node)?.id();
-        let reached = world.book.untrusted.contains(&id) || world.entry(entry)?.reaches(&id);
+        let reached = world.book.untrusted.contains(&id) || reached.contains(&id);
         (!reached).then(|| format!("worker {node} ({}) runs, and no request would reach it", id.short()))
     })
 }

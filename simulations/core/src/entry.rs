@@ -8,13 +8,17 @@ use bytes::Bytes;
 use hedgerow_proto::attempts::{AttemptLimits, Course, Waiting};
 use hedgerow_proto::clock::Time;
 use hedgerow_proto::election::{self, CENSUS_INTERVAL, CENSUS_SILENT_FOR};
+use hedgerow_proto::home::roster::COORDINATORS_TOLD_MAX;
 use hedgerow_proto::home::telling::{Due, Telling};
 use hedgerow_proto::id::NodeId;
-use hedgerow_proto::record::{Candidacy, NodeRecord, Signed, Version};
+use hedgerow_proto::liveness::{PING_INTERVAL, Watchdog, suspect_idle_after};
+use hedgerow_proto::members::{self, Arrival, Lane, MemberLimits};
+use hedgerow_proto::offers;
+use hedgerow_proto::record::Candidacy;
 use hedgerow_proto::registry::{Presence, Registry, Source};
 use hedgerow_proto::retry::{Failure, RetryBudget};
 use hedgerow_proto::route::{Contender, Field, PeakEwma, Standing};
-use hedgerow_proto::sync::Session;
+use hedgerow_proto::sync::{ENTRY_INTERVAL, ENTRY_PEERS_MAX, Session};
 
 use crate::book::Ended;
 use crate::context::Context;
@@ -25,33 +29,38 @@ use crate::verify;
 
 mod jobs;
 
-/// How often it synchronises, within a quarter, and with how many.
-const SYNC_ROUND: Duration = Duration::from_secs(1);
-const SYNC_PEERS_MAX: usize = 3;
-/// Of how many coordinators a node is told.
-const COORDINATORS_TOLD_MAX: usize = 8;
-/// How often it looks at tunnels on which requests run, and after how much silence it suspects one.
-const WATCHDOG_INTERVAL: Duration = Duration::from_millis(250);
-const SUSPECT_AFTER: Duration = Duration::from_millis(750);
 /// Times and bounds of a request.
 const LIMITS: &AttemptLimits = &AttemptLimits::PRODUCTION;
 
-/// A node that has a tunnel here.
+/// The nodes that have a tunnel here. Each has one connection, and no quota is by source.
+type Members = members::Members<ConnectionId, u32>;
+
+/// The bounds of that table: nobody's are reached here.
+const MEMBER_LIMITS: MemberLimits =
+    MemberLimits { nodes_max: usize::MAX, nodes_per_source_max: usize::MAX, lanes_max: 1 };
+
+/// One tunnel.
 #[derive(Debug)]
-struct Here {
-    connection: ConnectionId,
+struct Tunnel {
+    node: NodeId,
     incarnation: u64,
-    version: Version,
-    signed: Signed,
-    record: NodeRecord,
-    leaving: bool,
+    /// A number of its own in this process.
+    id: u64,
     since: Time,
     heard: Time,
-    /// Since when an answer is owed: to a request, or to a question whether it is there.
-    asked: Option<Time>,
-    suspect: bool,
+    /// Counts what has come.
+    received: u64,
+    dog: Watchdog,
+    /// It was silent though asked, and has not been heard since.
+    silent: bool,
     in_flight: u32,
     rtt: Duration,
+}
+
+impl Tunnel {
+    fn is_suspect(&self, now: Time) -> bool {
+        self.silent || now.since(self.heard) > suspect_idle_after(PING_INTERVAL)
+    }
 }
 
 /// The load of one node's service, as far as it comes from here.
@@ -89,8 +98,9 @@ struct Job {
 /// See the module.
 pub(crate) struct Entry {
     pub(crate) registry: Registry,
-    here: BTreeMap<NodeId, Here>,
-    by_connection: BTreeMap<ConnectionId, NodeId>,
+    members: Members,
+    tunnels: BTreeMap<ConnectionId, Tunnel>,
+    next_tunnel: u64,
     sessions: BTreeMap<ConnectionId, (u64, Session)>,
     loads: BTreeMap<(NodeId, u32), Load>,
     jobs: BTreeMap<RequestNumber, Job>,
@@ -128,11 +138,11 @@ impl Field for Candidates<'_> {
     fn contender(&self, index: usize) -> Contender {
         let way = &self.ways[index];
         let load = self.entry.loads.get(&(way.node, self.service));
-        let here = self.entry.by_connection.get(&way.connection).and_then(|node| self.entry.here.get(node));
+        let tunnel = self.entry.tunnels.get(&way.connection);
         let unknown = PeakEwma::UNKNOWN.as_micros() as f32;
         Contender {
-            standing: match here {
-                Some(here) if here.suspect => Standing::Suspect,
+            standing: match tunnel {
+                Some(tunnel) if tunnel.is_suspect(self.now) => Standing::Suspect,
                 Some(_) => Standing::Live,
                 None => Standing::Out,
             },
@@ -153,8 +163,9 @@ impl Entry {
     pub(crate) fn new(now: Time, settings: &Settings, seed: u64) -> Self {
         Self {
             registry: Registry::verified_by(FEDERATION, settings.limits.clone(), verify::verifies),
-            here: BTreeMap::new(),
-            by_connection: BTreeMap::new(),
+            members: Members::new(MEMBER_LIMITS),
+            tunnels: BTreeMap::new(),
+            next_tunnel: 0,
             sessions: BTreeMap::new(),
             loads: BTreeMap::new(),
             jobs: BTreeMap::new(),
@@ -169,14 +180,10 @@ impl Entry {
         }
     }
 
-    /// How many workers requests can reach from here.
-    pub(crate) fn routable(&self) -> usize {
-        self.registry.workers().filter(|worker| self.way_to(&worker.record.writer).is_some()).count()
-    }
-
-    /// Whether requests can reach this one.
-    pub(crate) fn reaches(&self, node: &NodeId) -> bool {
-        self.way_to(node).is_some()
+    /// The workers that requests can reach from here.
+    pub(crate) fn reached(&self) -> impl Iterator<Item = NodeId> {
+        let nodes = offers::nodes(&self.members, &self.registry);
+        nodes.filter(|seen| seen.way.is_some() && seen.record.roles.works()).map(|seen| seen.id)
     }
 
     /// The requests that are under way: lost when this process is.
@@ -221,7 +228,7 @@ impl Entry {
     fn look(&mut self, ctx: &mut Context<'_>) {
         let now = ctx.now();
         if self.sync_at <= now {
-            self.sync_at = now + SYNC_ROUND.mul_f32(0.75 + 0.5 * self.random.f32());
+            self.sync_at = now + ENTRY_INTERVAL.mul_f32(0.75 + 0.5 * self.random.f32());
             self.synchronise(ctx);
         }
         if self.census_at <= now {
@@ -240,29 +247,23 @@ impl Entry {
 
     fn on_message(&mut self, ctx: &mut Context<'_>, connection: ConnectionId, message: Message) {
         let now = ctx.now();
-        let from = self.by_connection.get(&connection).copied();
-        if let Some(here) = from.and_then(|node| self.here.get_mut(&node)) {
-            here.heard = now;
-            here.asked = None;
-            here.suspect = false;
-        }
+        let from = self.tunnels.get_mut(&connection).map(|tunnel| {
+            (tunnel.heard, tunnel.silent) = (now, false);
+            tunnel.received += 1;
+            (tunnel.node, tunnel.incarnation)
+        });
         match (message, from) {
             (Message::Join { incarnation, record }, None) => self.join(ctx, connection, incarnation, record),
-            (Message::Record(bytes), Some(node)) => {
+            (Message::Record(bytes), Some((node, incarnation))) => {
                 let Ok((signed, record)) = verify::open(bytes, &ctx.settings.limits) else { return };
                 // Whoever is over a limit is routed to all the same, by its tunnel.
                 drop(self.registry.insert(now, signed.clone(), Source::Direct(None)));
-                if let (Some(here), Some(body)) = (self.here.get_mut(&node), record.node())
-                    && record.writer == node
-                    && here.version < record.version
-                {
-                    (here.version, here.signed, here.record) = (record.version, signed, body.clone());
+                if let Some(body) = record.node().filter(|_| record.writer == node) {
+                    self.members.record(&node, incarnation, record.version, signed, body.clone());
                 }
             }
-            (Message::Leave(bytes), Some(node)) => {
-                if let Some(here) = self.here.get_mut(&node) {
-                    here.leaving = true;
-                }
+            (Message::Leave(bytes), Some((node, incarnation))) => {
+                self.members.leave(&node, incarnation);
                 if let Ok((signed, _)) = verify::open(bytes, &ctx.settings.limits) {
                     drop(self.registry.insert(now, signed, Source::Direct(None)));
                 }
@@ -312,44 +313,38 @@ impl Entry {
             return ctx.close(connection);
         };
         let node = record.writer;
-        if let Some(here) = self.here.get(&node)
-            && here.incarnation != incarnation
-            && record.version <= here.version
-        {
-            ctx.send(connection, Message::Reject { newer: Some(here.signed.bytes().clone()) });
+        let arrival = Arrival { node, incarnation, version: record.version, lane: 0, source: None };
+        if let Err(reject) = self.members.admit(&arrival) {
+            ctx.send(connection, Message::Reject { newer: reject.record.map(Bytes::from) });
             return ctx.close(connection);
         }
         if self.registry.insert(now, signed.clone(), Source::Direct(None)).is_err() {
             ctx.send(connection, Message::Reject { newer: None });
             return ctx.close(connection);
         }
-        let old = self.here.get(&node).map(|here| here.connection);
-        if let Some(old) = old {
+        self.next_tunnel += 1;
+        let (id, coordinates) = (self.next_tunnel, body.roles.coordinates());
+        let lane = Lane { id, shard: 0, connection };
+        let Ok(replaced) = self.members.join(&arrival, lane, signed, body) else { return ctx.close(connection) };
+        let rtt = ctx.net.links.latency(ctx.me, ctx.book.index.get(&node).copied().unwrap_or(ctx.me)) * 2;
+        let tunnel = Tunnel {
+            node,
+            incarnation,
+            id,
+            since: now,
+            heard: now,
+            received: 0,
+            dog: Watchdog::default(),
+            silent: false,
+            in_flight: 0,
+            rtt,
+        };
+        self.tunnels.insert(connection, tunnel);
+        self.registry.meet(now, node);
+        for old in replaced {
             self.gone(ctx, old);
             ctx.close(old);
         }
-        self.registry.meet(now, node);
-        self.by_connection.insert(connection, node);
-        let coordinates = body.roles.coordinates();
-        let version = record.version;
-        let rtt = ctx.net.links.latency(ctx.me, ctx.book.index.get(&node).copied().unwrap_or(ctx.me)) * 2;
-        self.here.insert(
-            node,
-            Here {
-                connection,
-                incarnation,
-                version,
-                signed,
-                record: body,
-                leaving: false,
-                since: now,
-                heard: now,
-                asked: None,
-                suspect: false,
-                in_flight: 0,
-                rtt,
-            },
-        );
         ctx.send(connection, Message::Welcome);
         let some = self.some_coordinators();
         if !some.is_empty() {
@@ -366,10 +361,10 @@ impl Entry {
 
     /// A tunnel is gone: what ran over it has broken.
     fn gone(&mut self, ctx: &mut Context<'_>, connection: ConnectionId) {
-        let Some(node) = self.by_connection.remove(&connection) else { return };
-        self.here.remove(&node);
+        let Some(tunnel) = self.tunnels.remove(&connection) else { return };
+        self.members.closed(&tunnel.node, 0, tunnel.id);
         self.sessions.remove(&connection);
-        self.registry.part(ctx.now(), node);
+        self.registry.part(ctx.now(), tunnel.node);
         let broken: Vec<RequestNumber> = self
             .jobs
             .iter()
@@ -408,35 +403,37 @@ impl Entry {
         if some.is_empty() {
             return;
         }
-        for here in self.here.values() {
-            ctx.send(here.connection, Message::Coordinators(some.clone()));
+        for connection in self.tunnels.keys() {
+            ctx.send(*connection, Message::Coordinators(some.clone()));
         }
     }
 
     fn tell_census(&mut self, ctx: &mut Context<'_>) {
         let now = ctx.now();
         let coordinators = self.registry.coordinators().filter(|view| view.presence == Presence::Here).count();
-        let stands = |here: &Here| {
-            here.record.candidacy == Candidacy::Elective && !here.record.roles.coordinates() && !here.leaving
-        };
-        let candidates = self.here.iter().filter(|(_, here)| stands(here)).map(|(node, here)| election::Candidate {
-            node: *node,
-            up_for: now.since(here.since),
-            rtt: here.rtt,
+        let candidates = self.members.iter().filter_map(|(node, member)| {
+            let record = &member.record;
+            let stands = record.candidacy == Candidacy::Elective && !record.roles.coordinates() && !member.leaving;
+            let tunnel = self.tunnels.get(&connection_of(member).filter(|_| stands)?)?;
+            Some(election::Candidate { node: *node, up_for: now.since(tunnel.since), rtt: tunnel.rtt })
         });
-        for (node, census) in election::census(self.here.len(), coordinators, candidates.collect()) {
-            if let Some(here) = self.here.get(&node) {
-                ctx.send(here.connection, Message::Census(census));
+        for (node, census) in election::census(self.tunnels.len(), coordinators, candidates.collect()) {
+            if let Some(connection) = self.members.node(&node).and_then(connection_of) {
+                ctx.send(connection, Message::Census(census));
             }
         }
     }
 
     fn synchronise(&mut self, ctx: &mut Context<'_>) {
-        let live = self.here.values().filter(|here| here.record.roles.coordinates() && !here.leaving && !here.suspect);
-        let mut peers: Vec<ConnectionId> =
-            live.map(|here| here.connection).filter(|connection| !self.sessions.contains_key(connection)).collect();
+        let now = ctx.now();
+        let here = self.members.iter().filter(|(_, member)| member.record.roles.coordinates() && !member.leaving);
+        let live = |connection: &ConnectionId| {
+            let tunnel = self.tunnels.get(connection);
+            tunnel.is_some_and(|tunnel| !tunnel.is_suspect(now)) && !self.sessions.contains_key(connection)
+        };
+        let mut peers: Vec<ConnectionId> = here.filter_map(|(_, member)| connection_of(member)).filter(live).collect();
         self.random.shuffle(&mut peers);
-        peers.truncate(SYNC_PEERS_MAX);
+        peers.truncate(ENTRY_PEERS_MAX);
         for connection in peers {
             self.sessions.insert(connection, (self.random.u64(..), Session::initiate()));
             self.say_sync(ctx, connection);
@@ -463,4 +460,9 @@ impl Entry {
             self.sessions.remove(&connection);
         }
     }
+}
+
+/// The connection of a node's tunnel.
+fn connection_of(member: &members::Member<ConnectionId, u32>) -> Option<ConnectionId> {
+    member.lanes().next().map(|lane| lane.connection)
 }

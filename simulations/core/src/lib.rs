@@ -82,7 +82,7 @@ pub fn run(config: RunConfig, progress: &mut dyn FnMut(Duration) -> ControlFlow<
     }
     world.run(progress);
     let figures = Samples::figures(&world);
-    let World { net, book, samples, narrator, .. } = &mut world;
+    let World { net, mut book, samples, narrator, plan, .. } = world;
     let summary = Summary {
         format: FORMAT,
         scenario: name,
@@ -92,18 +92,15 @@ pub fn run(config: RunConfig, progress: &mut dyn FnMut(Duration) -> ControlFlow<
         coordinators: layout.coordinators.len() as u32,
         workers: layout.workers.len() as u32,
         entries: layout.entries.len() as u32,
-        virtual_s: Samples::virtual_s(net.now),
+        virtual_s: net.now.as_secs_f64(),
         cpu_s: 0.0,
         peak_rss_mib: 0.0,
         trace_hash: net.trace.hash(),
         events: net.trace.events(),
         violations: std::mem::take(&mut book.violations),
         figures,
-        plan: Plan::default(),
+        plan,
         neighbours: net.pairs(Link::Mesh),
     };
-    let series = std::mem::take(&mut samples.series);
-    let trace = std::mem::take(narrator).finish();
-    let summary = Summary { plan: world.plan().clone(), ..summary };
-    Run { summary, series, trace }
+    Run { summary, series: samples.series, trace: narrator.finish() }
 }

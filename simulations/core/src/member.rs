@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use hedgerow_proto::backoff::Backoff;
 use hedgerow_proto::clock::Time;
-use hedgerow_proto::election::{Election, Move};
+use hedgerow_proto::election::{self, Election, Move};
 use hedgerow_proto::frame::Census;
 use hedgerow_proto::home::seeker::moves_before;
 use hedgerow_proto::home::{Hints, Roster, Seeker};
@@ -35,16 +36,6 @@ mod connections;
 mod homes;
 mod services;
 
-/// How often the registry goes on disk.
-const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(60);
-/// How often it looks whether it should coordinate.
-const ELECTION_INTERVAL: Duration = Duration::from_secs(1);
-/// Between attempts at an entry.
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(2);
-/// Pings of a tunnel, and of the connection to a home.
-const PING_INTERVAL: Duration = Duration::from_secs(1);
-const TUNNEL_PONG_TIMEOUT: Duration = Duration::from_secs(5);
 /// Requests that stand in line at one node.
 const LINE_MAX: usize = 1024;
 /// What an answer takes from its beginning to its end, as a part of what it took until then.
@@ -73,7 +64,6 @@ enum Tunnel {
     /// None; it is tried again then.
     Down {
         again_at: Time,
-        pause: Duration,
     },
     Dialling,
     Up {
@@ -130,6 +120,7 @@ pub(crate) struct Member {
     incarnation: u64,
     roles: Roles,
     tunnels: BTreeMap<u32, Tunnel>,
+    backoffs: BTreeMap<u32, Backoff>,
     /// Synchronisations that entries have begun.
     sessions: BTreeMap<ConnectionId, (u64, Session)>,
     hints: Hints,
@@ -185,7 +176,8 @@ impl Member {
             core,
             incarnation,
             roles: nature.roles,
-            tunnels: entries.map(|entry| (entry, Tunnel::Down { again_at: now, pause: BACKOFF_MIN })).collect(),
+            tunnels: entries.clone().map(|entry| (entry, Tunnel::Down { again_at: now })).collect(),
+            backoffs: entries.map(|entry| (entry, Backoff::new(seed("backoff") ^ u64::from(entry)))).collect(),
             sessions: BTreeMap::new(),
             hints: Hints::default(),
             seeker: Seeker::new(me, moves_before(epoch), seed("seeker")),
@@ -200,7 +192,7 @@ impl Member {
             jitter: random::stream(settings.seed, "election", number).f32(),
             census: None,
             election_at: (nature.candidacy == Candidacy::Elective).then_some(now),
-            store_at: now + SNAPSHOT_INTERVAL,
+            store_at: now + snapshot::INTERVAL,
             in_flight: BTreeMap::new(),
             line: VecDeque::new(),
             work: BTreeMap::new(),
@@ -295,11 +287,11 @@ impl Member {
             evil.handle_timeout(ctx, &mut self.core, self.mesh.as_mut());
         }
         if self.election_at.is_some_and(|at| at <= now) {
-            self.election_at = Some(now + ELECTION_INTERVAL);
+            self.election_at = Some(now + election::LOOK_INTERVAL);
             self.stand(ctx);
         }
         if self.store_at <= now {
-            self.store_at = now + SNAPSHOT_INTERVAL;
+            self.store_at = now + snapshot::INTERVAL;
             if self.roles.coordinates() {
                 ctx.disk.store(snapshot::encode(self.core.registry(), now));
             }
@@ -459,7 +451,7 @@ impl Member {
             Message::Sync { session, bytes } => self.answer_sync(ctx, connection, session, &bytes),
             Message::Pong(_) => self.pong(ctx, connection),
             Message::Ping(n) => ctx.send(connection, Message::Pong(n)),
-            Message::Welcome => {}
+            Message::Welcome => self.welcomed(connection),
             Message::Reject { newer } => {
                 if let Some(newer) = newer {
                     // What it says is heard, or is not to be believed.

@@ -1,12 +1,12 @@
 //! The simulated network: connections with their two directions, what is under way, what a cut holds back, and who finds out
-//! when somebody is gone. Everything that will happen lies on one heap, in order of virtual time and then of when it was put there.
+//! when somebody is gone. Everything that will happen is on one schedule.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use hedgerow_sim_model::links::{Direction, Links};
 use hedgerow_sim_model::plan::Effect;
+use hedgerow_sim_model::schedule::Schedule;
 use hedgerow_sim_model::trace::Trace;
 
 use crate::message::{Link, Message, RequestNumber, Sort};
@@ -109,30 +109,6 @@ pub(crate) enum Event {
 #[derive(Debug)]
 pub(crate) struct Arrival(Item);
 
-#[derive(Debug)]
-struct Scheduled {
-    at: Duration,
-    number: u64,
-    event: Event,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.number) == (other.at, other.number)
-    }
-}
-impl Eq for Scheduled {}
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
-}
-
 /// Whether a node can be talked to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Up {
@@ -161,8 +137,7 @@ pub(crate) struct Net {
     pub(crate) traffic: Traffic,
     /// Bytes that each node has sent.
     pub(crate) sent: Vec<u64>,
-    heap: BinaryHeap<Reverse<Scheduled>>,
-    number: u64,
+    schedule: Schedule<Event>,
     connections: BTreeMap<ConnectionId, Connection>,
     next_connection: u64,
     /// The connections of each node.
@@ -185,8 +160,7 @@ impl Net {
             trace: Trace::default(),
             traffic: Traffic::default(),
             sent: vec![0; nodes as usize],
-            heap: BinaryHeap::new(),
-            number: 0,
+            schedule: Schedule::default(),
             connections: BTreeMap::new(),
             next_connection: 0,
             of_node: vec![Vec::new(); nodes as usize],
@@ -194,21 +168,23 @@ impl Net {
         }
     }
 
-    /// Puts something on the heap.
+    /// Says what will happen.
     pub(crate) fn schedule(&mut self, at: Duration, event: Event) {
-        self.number += 1;
-        self.heap.push(Reverse(Scheduled { at: at.max(self.now), number: self.number, event }));
+        self.schedule.push(at.max(self.now), event);
     }
 
     /// What happens next; virtual time moves there. Nothing, once `until` is reached.
     pub(crate) fn next(&mut self, until: Duration) -> Option<Event> {
-        if self.heap.peek().is_none_or(|Reverse(next)| next.at > until) {
-            self.now = self.now.max(until);
-            return None;
+        match self.schedule.pop_until(until) {
+            Some((at, event)) => {
+                self.now = at;
+                Some(event)
+            }
+            None => {
+                self.now = self.now.max(until);
+                None
+            }
         }
-        let Reverse(next) = self.heap.pop()?;
-        self.now = next.at;
-        Some(next.event)
     }
 
     pub(crate) fn up(&self, node: u32) -> Up {

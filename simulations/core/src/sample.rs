@@ -1,7 +1,6 @@
 //! How things stand, once a virtual second, and what that comes to.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use hedgerow_proto::registry::Registry;
 use hedgerow_sim_model::results::Sample;
@@ -33,7 +32,7 @@ impl Samples {
         let workers = honest.filter(|node| world.member(*node).is_some_and(|member| !member.coordinates()));
         let workers_up = workers.count() as u32;
         let mut entries = world.settings.layout.entries.clone();
-        let routable = entries.find_map(|entry| world.entry(entry)).map_or(0, |entry| entry.routable() as u32);
+        let routable = entries.find_map(|entry| world.entry(entry)).map_or(0, |entry| entry.reached().count() as u32);
         let traffic = world.net.traffic;
         let sample = Sample {
             t_s: world.net.now.as_secs_f64(),
@@ -84,7 +83,7 @@ impl Samples {
         if let Some(agreed) = agreed_after(0.0) {
             put("first_agreed_s", agreed);
         }
-        if let Some(agreed) = agreed_after(world.plan().over_at().as_secs_f64()) {
+        if let Some(agreed) = agreed_after(world.plan.over_at().as_secs_f64()) {
             put("agreed_after_faults_s", agreed);
         }
         put("agreeing_share", series.iter().map(|sample| sample.agreeing).sum::<f64>() / series.len() as f64);
@@ -109,11 +108,6 @@ impl Samples {
         put("entry_record_bytes", entry.unwrap_or_default());
         put("mesh_neighbours", 2.0 * last.mesh_connections as f64 / coordinators);
         figures
-    }
-
-    /// How long virtual time has gone on, in seconds.
-    pub(crate) fn virtual_s(now: Duration) -> f64 {
-        now.as_secs_f64()
     }
 }
 

@@ -77,7 +77,7 @@ impl Settings {
         random::stream(self.seed, what, u64::from(node)).f64()
     }
 
-    /// Whose id it is, is for the book to say; this is the id of a key.
+    /// The id of a node's own key. Which key it proves to have, the book knows: it may be another's.
     pub(crate) fn id(&self, node: u32) -> NodeId {
         self.key(node).id()
     }

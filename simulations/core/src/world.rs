@@ -84,7 +84,7 @@ pub(crate) struct World {
     pub(crate) samples: Samples,
     pub(crate) narrator: Narrator,
     adversaries: Vec<Adversary>,
-    plan: Plan,
+    pub(crate) plan: Plan,
     pub(crate) faults: u32,
     clients: fastrand::Rng,
     next_request: RequestNumber,
@@ -451,10 +451,5 @@ impl World {
         nodes
             .filter_map(|node| Some((node, self.member(node)?)))
             .filter(|(_, member)| member.coordinates() && member.is_honest())
-    }
-
-    /// The plan of this run.
-    pub(crate) fn plan(&self) -> &Plan {
-        &self.plan
     }
 }

@@ -12,8 +12,7 @@
 //!
 //! One lock, since libp2p wants its transports to be `Send`; there is one thread. Nothing is woken or dropped under it.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +21,7 @@ use std::time::Duration;
 
 use hedgerow_sim_model::links::Links;
 use hedgerow_sim_model::plan::Effect;
+use hedgerow_sim_model::schedule::Schedule;
 use hedgerow_sim_model::trace::Trace;
 use tokio::time::{Instant, Sleep};
 
@@ -89,29 +89,6 @@ mod kind {
     pub(super) const NOTE: u8 = 7;
 }
 
-struct Scheduled {
-    at: Duration,
-    number: u64,
-    event: Event,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.number) == (other.at, other.number)
-    }
-}
-impl Eq for Scheduled {}
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
-}
-
 /// A machine on the network.
 #[derive(Debug, Clone, Copy)]
 struct Machine {
@@ -128,8 +105,8 @@ struct State {
     listeners: BTreeMap<(u32, u16), Listening>,
     /// By the number of their first connection.
     associations: BTreeMap<u64, Association>,
-    events: BinaryHeap<Reverse<Scheduled>>,
-    /// Numbers events, connections and attempts.
+    events: Schedule<Event>,
+    /// Numbers connections and attempts.
     count: u64,
     /// When the driver looks again, and what wakes it before.
     looks_at: Duration,
@@ -154,7 +131,7 @@ impl Network {
             attempts: BTreeMap::new(),
             listeners: BTreeMap::new(),
             associations: BTreeMap::new(),
-            events: BinaryHeap::new(),
+            events: Schedule::default(),
             count: 0,
             looks_at: Duration::MAX,
             driver: None,
@@ -186,12 +163,10 @@ impl Network {
     fn poll_drive(&self, cx: &mut Context<'_>, began: Instant, mut sleep: std::pin::Pin<&mut Sleep>) -> Poll<()> {
         loop {
             let next = self.with(|state, now| {
-                while state.events.peek().is_some_and(|Reverse(next)| next.at <= now)
-                    && let Some(Reverse(scheduled)) = state.events.pop()
-                {
-                    state.happen(now, scheduled.event);
+                while let Some((_, event)) = state.events.pop_until(now) {
+                    state.happen(now, event);
                 }
-                let next = state.events.peek().map(|Reverse(next)| next.at);
+                let next = state.events.next_at();
                 state.looks_at = next.unwrap_or(Duration::MAX);
                 state.driver = Some(cx.waker().clone());
                 next
@@ -272,8 +247,7 @@ impl State {
     }
 
     fn schedule(&mut self, at: Duration, event: Event) {
-        let number = self.number();
-        self.events.push(Reverse(Scheduled { at, number, event }));
+        self.events.push(at, event);
         if at < self.looks_at {
             self.woken.extend(self.driver.take());
         }

@@ -1,6 +1,7 @@
 //! What both levels of the simulation share, and nothing that runs: scenarios as files ([`scenario`]; those that come with
 //! Hedgerow are in [`shipped`]), the faults of one run drawn from its seed ([`plan`]) and made fewer when a run fails ([`shrink`]),
-//! how links and NATs behave ([`links`], [`nat`]), the hash of all that happened ([`trace`]), what a run leaves behind
+//! how links and NATs behave ([`links`], [`nat`]), what
+//! happens when ([`schedule`]), the hash of all that happened ([`trace`]), what a run leaves behind
 //! ([`results`]), and runs that once failed ([`regression`]).
 //!
 //! Pure: no clock, no I/O, no randomness but the seed's. Virtual time is a [`std::time::Duration`] since the run began.
@@ -12,6 +13,7 @@ pub mod random;
 pub mod regression;
 pub mod results;
 pub mod scenario;
+pub mod schedule;
 pub mod shipped;
 pub mod shrink;
 pub mod span;

@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use hedgerow_proto::attempts::{Course, End, Next, Ring, Then, Upload, Waiting};
 use hedgerow_proto::clock::Time;
-use hedgerow_proto::frame::{Refusal, WhenFull};
-use hedgerow_proto::id::NodeId;
-use hedgerow_proto::record::{NodeRecord, ServiceHealth};
-use hedgerow_proto::registry::Reach;
+use hedgerow_proto::frame::WhenFull;
+use hedgerow_proto::liveness::Look;
+use hedgerow_proto::offers;
 use hedgerow_proto::retry::{self, Failure, Outcome};
 use hedgerow_proto::route::{PeakEwma, PowerOfTwoChoices};
 
-use super::{Candidates, Entry, Job, LIMITS, Load, Running, SUSPECT_AFTER, WATCHDOG_INTERVAL, Way};
+use super::{Candidates, Entry, Job, LIMITS, Load, Running, Way, connection_of};
 use crate::book::Ended;
 use crate::context::Context;
 use crate::message::{Message, RequestNumber};
@@ -23,24 +22,24 @@ impl Entry {
     /// Looks at the tunnels on which requests run.
     pub(super) fn watch(&mut self, ctx: &mut Context<'_>) {
         let now = ctx.now();
-        self.watch_at = None;
-        for here in self.here.values_mut().filter(|here| here.in_flight > 0) {
-            self.watch_at = Some(now + WATCHDOG_INTERVAL);
-            match here.asked {
-                Some(since) if now.since(since) >= SUSPECT_AFTER => here.suspect = true,
-                Some(_) => {}
-                None if now.since(here.heard) >= WATCHDOG_INTERVAL => {
-                    here.asked = Some(now);
-                    ctx.send(here.connection, Message::Ping(0));
-                }
-                None => {}
+        for (connection, tunnel) in &mut self.tunnels {
+            if tunnel.dog.poll_timeout().is_none_or(|at| at > now) {
+                continue;
+            }
+            let is_watched = tunnel.in_flight > 0 || tunnel.silent;
+            match tunnel.dog.look(now, tunnel.received, tunnel.rtt, is_watched) {
+                Look::Heard => tunnel.silent = false,
+                Look::Ask(n) => ctx.send(*connection, Message::Ping(n)),
+                Look::Wait => {}
+                Look::Suspect => tunnel.silent = true,
             }
         }
+        self.watch_at = self.tunnels.values().filter_map(|tunnel| tunnel.dog.poll_timeout()).min();
         let watching = |job: &Job| job.running.as_ref().is_some_and(|running| running.waiting.is_watching());
         let watching: Vec<RequestNumber> =
             self.jobs.iter().filter(|(_, job)| watching(job)).map(|(number, _)| *number).collect();
         for number in watching {
-            let suspect = |running: &Running| self.is_suspect(running.way.connection);
+            let suspect = |running: &Running| self.is_suspect(now, running.way.connection);
             if self.jobs.get(&number).and_then(|job| job.running.as_ref()).is_some_and(suspect) {
                 let may_leave = self.may_leave(ctx, number);
                 let running = self.jobs.get_mut(&number).and_then(|job| job.running.as_mut());
@@ -51,9 +50,15 @@ impl Entry {
         }
     }
 
-    pub(super) fn is_suspect(&self, connection: ConnectionId) -> bool {
-        let here = self.by_connection.get(&connection).and_then(|node| self.here.get(node));
-        here.is_none_or(|here| here.suspect)
+    fn is_suspect(&self, now: Time, connection: ConnectionId) -> bool {
+        self.tunnels.get(&connection).is_none_or(|tunnel| tunnel.is_suspect(now))
+    }
+
+    /// Something waits for an answer over this tunnel, or it has failed to answer: it is watched.
+    fn watch_over(&mut self, now: Time, connection: ConnectionId) {
+        let Some(tunnel) = self.tunnels.get_mut(&connection) else { return };
+        let look_at = tunnel.dog.watch(now, tunnel.received);
+        self.watch_at = Some(self.watch_at.map_or(look_at, |at| at.min(look_at)));
     }
 
     /// What the timers of requests say.
@@ -83,7 +88,7 @@ impl Entry {
     }
 
     /// A node should have accepted by now: it is suspect, and left if there is somewhere to go.
-    pub(super) fn silent(&mut self, ctx: &mut Context<'_>, number: RequestNumber) {
+    fn silent(&mut self, ctx: &mut Context<'_>, number: RequestNumber) {
         let now = ctx.now();
         let may_leave = self.may_leave(ctx, number);
         let Some(running) = self.jobs.get_mut(&number).and_then(|job| job.running.as_mut()) else { return };
@@ -95,15 +100,16 @@ impl Entry {
             }
             Err(failure) => Some(failure),
         };
-        if let Some(here) = self.by_connection.get(&connection).and_then(|node| self.here.get_mut(node)) {
-            here.suspect = true;
+        if let Some(tunnel) = self.tunnels.get_mut(&connection) {
+            tunnel.silent = true;
         }
+        self.watch_over(now, connection);
         if let Some(failure) = left {
             self.abandon(ctx, number, failure);
         }
     }
 
-    pub(super) fn may_leave(&mut self, ctx: &mut Context<'_>, number: RequestNumber) -> bool {
+    fn may_leave(&mut self, ctx: &mut Context<'_>, number: RequestNumber) -> bool {
         let now = ctx.now();
         let Some(job) = self.jobs.get(&number).filter(|job| !job.passed_on) else { return false };
         let Some(running) = &job.running else { return false };
@@ -116,12 +122,12 @@ impl Entry {
     }
 
     /// The attempt is given up: whoever works on it hears so.
-    pub(super) fn abandon(&mut self, ctx: &mut Context<'_>, number: RequestNumber, failure: Failure) {
+    fn abandon(&mut self, ctx: &mut Context<'_>, number: RequestNumber, failure: Failure) {
         self.cancel_running(ctx, number);
         self.failed(ctx, number, failure);
     }
 
-    pub(super) fn cancel_running(&mut self, ctx: &mut Context<'_>, number: RequestNumber) {
+    fn cancel_running(&mut self, ctx: &mut Context<'_>, number: RequestNumber) {
         if let Some(job) = self.jobs.get(&number)
             && let Some(running) = &job.running
         {
@@ -150,42 +156,22 @@ impl Entry {
         self.attempt(ctx, number);
     }
 
-    /// The way to a node: its own tunnel, or its home's.
-    pub(super) fn way_to(&self, node: &NodeId) -> Option<Way> {
-        if let Some(here) = self.here.get(node) {
-            return (!here.leaving).then_some(Way { node: *node, connection: here.connection, via: None, capacity: 0 });
-        }
-        let Reach::ViaHome(home) = self.registry.reach(node) else { return None };
-        let here = self.here.get(&home).filter(|here| !here.leaving)?;
-        Some(Way { node: *node, connection: here.connection, via: Some(*node), capacity: 0 })
-    }
-
     /// Who offers a service, and can be asked from here.
     pub(super) fn ways(&self, settings: &Settings, service: u32) -> Vec<Way> {
         let Some(name) = settings.services.get(service as usize) else { return Vec::new() };
-        let offer = |record: &NodeRecord| {
-            let offers = record.services.iter();
-            let mut up = offers.filter(|offer| offer.name == *name && offer.health == ServiceHealth::Up);
-            up.next().map(|offer| offer.capacity)
-        };
-        let mut ways = Vec::new();
-        for (node, here) in self.here.iter().filter(|(_, here)| !here.leaving) {
-            if let Some(capacity) = offer(&here.record) {
-                ways.push(Way { node: *node, connection: here.connection, via: None, capacity });
-            }
-        }
-        for worker in self.registry.workers().filter(|worker| !self.here.contains_key(&worker.record.writer)) {
-            if let Some(capacity) = offer(worker.node)
-                && let Some(way) = self.way_to(&worker.record.writer)
-            {
-                ways.push(Way { capacity, ..way });
-            }
-        }
-        ways
+        let ways = offers::nodes(&self.members, &self.registry).filter_map(|seen| {
+            let capacity = seen.offers().find(|offer| offer.name == *name)?.capacity;
+            let (connection, via) = match seen.way? {
+                offers::Way::Tunnel(member) => (connection_of(member)?, None),
+                offers::Way::ViaCoordinator { tunnel, .. } => (*tunnel, Some(seen.id)),
+            };
+            Some(Way { node: seen.id, connection, via, capacity })
+        });
+        ways.collect()
     }
 
     /// Sends a request to whom the balancing picks.
-    pub(super) fn attempt(&mut self, ctx: &mut Context<'_>, number: RequestNumber) {
+    fn attempt(&mut self, ctx: &mut Context<'_>, number: RequestNumber) {
         let now = ctx.now();
         let queued = self.jobs.values().filter(|job| job.waits_until.is_some()).count();
         let Some(mut job) = self.jobs.remove(&number) else { return };
@@ -211,21 +197,21 @@ impl Entry {
         }
     }
 
-    pub(super) fn send(&mut self, ctx: &mut Context<'_>, number: RequestNumber, way: Way) {
+    fn send(&mut self, ctx: &mut Context<'_>, number: RequestNumber, way: Way) {
         let now = ctx.now();
         let Some(job) = self.jobs.get_mut(&number) else { return };
         job.number += 1;
         let (service, attempt, when_full) = (job.service, job.number, job.course.when_full());
-        let here = self.by_connection.get(&way.connection).and_then(|node| self.here.get_mut(node));
-        let rtt = here.as_ref().map_or(Duration::ZERO, |here| here.rtt);
+        let tunnel = self.tunnels.get_mut(&way.connection);
+        let rtt = tunnel.as_ref().map_or(Duration::ZERO, |tunnel| tunnel.rtt);
         let (waiting, rings_after) = Waiting::begin(&job.course, rtt);
         job.running = Some(Running { way, since: now, accepted: false, waiting, rings_at: now + rings_after });
         let load = self.loads.entry((way.node, service));
         load.or_insert(Load { cost: PeakEwma::new(now.since_origin()), in_flight: 0 }).in_flight += 1;
-        if let Some(here) = here {
-            here.in_flight += 1;
+        if let Some(tunnel) = tunnel {
+            tunnel.in_flight += 1;
         }
-        self.watch_at.get_or_insert(now + WATCHDOG_INTERVAL);
+        self.watch_over(now, way.connection);
         let waits = when_full == WhenFull::Wait;
         ctx.send(way.connection, Message::Open { request: number, service, attempt, waits, via: way.via });
     }
@@ -237,10 +223,7 @@ impl Entry {
         let Some(running) = &job.running else { return };
         let (way, since) = (running.way, running.since);
         let answer = if job.passed_on { retry::Answer::PassedOn } else { retry::Answer::Nothing };
-        let penalty = match failure {
-            Failure::Refused(Refusal::ServiceDown) | Failure::NotSent | Failure::Broken | Failure::TimedOut => true,
-            Failure::Refused(_) | Failure::StaleConnection | Failure::Unaccepted | Failure::Suspected => false,
-        };
+        let penalty = failure.is_penalised();
         let then = job.course.failed(now, way.node, failure, retry::Body::Replayable, answer, &mut self.budget);
         self.release(now, number, Err(penalty.then(|| now.since(since))));
         match then {
@@ -262,13 +245,12 @@ impl Entry {
                 Err(None) => {}
             }
         }
-        let here = self.by_connection.get(&running.way.connection).and_then(|node| self.here.get_mut(node));
-        if let Some(here) = here {
-            here.in_flight = here.in_flight.saturating_sub(1);
+        if let Some(tunnel) = self.tunnels.get_mut(&running.way.connection) {
+            tunnel.in_flight = tunnel.in_flight.saturating_sub(1);
         }
     }
 
-    pub(super) fn give_up(&mut self, ctx: &mut Context<'_>, number: RequestNumber, end: End) {
+    fn give_up(&mut self, ctx: &mut Context<'_>, number: RequestNumber, end: End) {
         self.jobs.remove(&number);
         let ended = match end {
             End::Nobody | End::AllFull { .. } | End::Failed(Outcome::NotRun) => Ended::NotRun,

@@ -1,9 +1,10 @@
 //! A node's connections: tunnels to entries, the one to its home, and whose each is that ends.
 
-use hedgerow_proto::home::seeker::{self, PONG_TIMEOUT};
-use hedgerow_proto::liveness::{Beat, Pings};
+use hedgerow_proto::backoff::Backoff;
+use hedgerow_proto::home::seeker;
+use hedgerow_proto::liveness::{Beat, PING_INTERVAL, PONG_TIMEOUT, Pings};
 
-use super::{AtHome, BACKOFF_MAX, BACKOFF_MIN, Member, PING_INTERVAL, TUNNEL_PONG_TIMEOUT, Tunnel};
+use super::{AtHome, Member, Tunnel};
 use crate::context::Context;
 use crate::message::{Link, Message};
 use crate::net::ConnectionId;
@@ -20,7 +21,7 @@ impl Member {
         let now = ctx.now();
         match (link, dialled) {
             (Link::Tunnel, true) => {
-                let pings = Pings::new(now, PING_INTERVAL, TUNNEL_PONG_TIMEOUT);
+                let pings = Pings::new(now, PING_INTERVAL, PONG_TIMEOUT);
                 self.tunnels.insert(peer, Tunnel::Up { connection, pings });
                 let record = self.own_record();
                 ctx.send(connection, Message::Join { incarnation: self.incarnation, record });
@@ -28,7 +29,7 @@ impl Member {
             (Link::Home, true) => match self.dialling_home.take() {
                 Some((index, home)) if index == peer && !self.roles.coordinates() => {
                     self.at_home =
-                        Some(AtHome { home, connection, pings: Pings::new(now, PING_INTERVAL, PONG_TIMEOUT) });
+                        Some(AtHome { home, connection, pings: Pings::new(now, PING_INTERVAL, seeker::PONG_TIMEOUT) });
                     self.seeker.handle(now, seeker::Event::Reached(home), &self.hints);
                     self.drain_seeker(ctx);
                 }
@@ -67,13 +68,17 @@ impl Member {
 
     pub(super) fn tunnel_down(&mut self, ctx: &mut Context<'_>, entry: u32) {
         let now = ctx.now();
-        let before = match self.tunnels.get(&entry) {
-            Some(Tunnel::Down { pause, .. }) => *pause,
-            _ => BACKOFF_MIN,
-        };
-        let pause = (before * 2).min(BACKOFF_MAX);
-        let again_at = now + pause.mul_f64(self.random.f64());
-        self.tunnels.insert(entry, Tunnel::Down { again_at, pause });
+        let pause = self.backoffs.get_mut(&entry).map(Backoff::next_wait).unwrap_or_default();
+        self.tunnels.insert(entry, Tunnel::Down { again_at: now + pause });
+    }
+
+    /// An entry has taken the tunnel in.
+    pub(super) fn welcomed(&mut self, connection: ConnectionId) {
+        let is_it = |tunnel: &Tunnel| matches!(tunnel, Tunnel::Up { connection: own, .. } if *own == connection);
+        let entry = self.tunnels.iter().find(|(_, tunnel)| is_it(tunnel)).map(|(entry, _)| *entry);
+        if let Some(backoff) = entry.and_then(|entry| self.backoffs.get_mut(&entry)) {
+            backoff.succeeded();
+        }
     }
 
     pub(super) fn closed(&mut self, ctx: &mut Context<'_>, connection: ConnectionId) {
