@@ -24,6 +24,7 @@ pub mod embedded;
 mod federation;
 mod head_guard;
 mod identity;
+mod mesh_peer;
 mod metrics;
 mod routes;
 mod run;
