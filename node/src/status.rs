@@ -10,7 +10,7 @@ mod hardware;
 mod mesh;
 
 pub use hardware::{GpuStatus, HardwareStatus};
-pub use mesh::MeshStatus;
+pub use mesh::{MeshStatus, PeerStatus};
 
 /// The answer to `status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -199,6 +199,9 @@ impl Status {
             let _ = writeln!(out, "No services: this node offers nothing.");
         } else {
             let _ = writeln!(out, "{}", self.services_table());
+        }
+        for mesh in self.mesh.iter().filter(|mesh| !mesh.peers.is_empty()) {
+            let _ = writeln!(out, "{}", mesh.peers_table());
         }
         for (what, error) in self.troubles() {
             let _ = writeln!(out, "{what}: {error}");

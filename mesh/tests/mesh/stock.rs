@@ -1,7 +1,7 @@
 //! The host against a stock libp2p swarm.
 
 use futures_util::StreamExt;
-use hedgerow_mesh::host::{Host, HostConfig, Part, TokioExecutor, keypair, peer_id, protocol_version, transport};
+use hedgerow_mesh::host::{Host, HostConfig, Part, keypair, peer_id, protocol_version};
 use hedgerow_proto::id::FederationId;
 use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::limits::Limits;
@@ -10,7 +10,7 @@ use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, Swarm, SwarmBuilder, identify, noise, ping, tcp, yamux};
 use std::time::Duration;
 
-use crate::common::{Coordinator, FEDERATION, PATIENCE};
+use crate::common::{Coordinator, FEDERATION, PATIENCE, trust};
 
 #[derive(NetworkBehaviour)]
 struct Stock {
@@ -76,13 +76,13 @@ async fn an_address_in_use_is_named() {
     let port = taken.local_addr().unwrap().port();
     let key = keypair(&SecretKey::from_seed([6; 32])).unwrap();
     let config = HostConfig {
-        key: key.clone(),
+        key,
         federation: FEDERATION,
         limits: Limits::PRODUCTION,
         part: Part::Worker,
         listen: vec![format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap()],
         seed: 1,
     };
-    let error = Host::new(config, transport(&key).unwrap(), TokioExecutor).err().unwrap();
+    let error = Host::spawn(config, trust()).err().unwrap();
     assert!(error.to_string().contains("--mesh-listen"), "{error}");
 }
