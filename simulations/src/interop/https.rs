@@ -103,7 +103,7 @@ async fn https(lab: Arc<Lab>) -> Result<String> {
 }
 
 /// Version, status and body, as curl has them; an error if curl has none.
-async fn curl(arguments: &[&str]) -> Result<String> {
+pub(super) async fn curl(arguments: &[&str]) -> Result<String> {
     let output = Command::new("curl")
         .args(["-sS", "--max-time", &PATIENCE.as_secs().to_string(), "-w", "%{stderr}%{http_version} %{http_code} \n"])
         .args(arguments)
@@ -118,7 +118,7 @@ async fn curl(arguments: &[&str]) -> Result<String> {
 }
 
 /// An authority of this name, and a certificate for `localhost` that it has signed, with its key.
-async fn certificates(directory: &Path, name: &str) -> Result<(PathBuf, PathBuf, PathBuf)> {
+pub(super) async fn certificates(directory: &Path, name: &str) -> Result<(PathBuf, PathBuf, PathBuf)> {
     let place = |what: &str| directory.join(format!("{name}-{what}.pem"));
     let [authority, authority_key, certificate, key, request, extensions] =
         ["ca", "ca-key", "cert", "key", "request", "extensions"].map(place);
