@@ -151,7 +151,7 @@ impl Host {
 
     /// A peer has said who it is.
     fn identified(&mut self, peer: PeerId, info: &identify::Info) {
-        let ours = info.protocol_version == self.names.identify();
+        let ours = self.names.are_spoken_by(info);
         let Some(node) = node_id(&peer).filter(|_| ours) else {
             debug!(%peer, said = info.protocol_version, "not of this federation");
             self.disconnect(peer);

@@ -93,7 +93,7 @@ async fn pass(mut client: TcpStream, tunnels: Tunnels) {
 }
 
 /// A coordinator that listens on `listen`, if on anything, and can be reached at the entry.
-async fn behind(entry: &Entry, seeds: &[&Coordinator], listen: &[&str], more: &[&str]) -> Coordinator {
+pub(crate) async fn behind(entry: &Entry, seeds: &[&Coordinator], listen: &[&str], more: &[&str]) -> Coordinator {
     let one = Coordinator::start_at(seeds, Replication::Both, listen, |node| {
         let more = more.iter().map(|address| address.parse().unwrap());
         more.chain([entry.address(node)]).collect()

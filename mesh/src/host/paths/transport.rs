@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -68,6 +68,15 @@ impl EntryTransport {
     pub fn here() -> Multiaddr {
         Multiaddr::empty().with(Protocol::Ws("/mesh/peer".into()))
     }
+
+    /// Where peers come from. The entry does not say, and nobody need know; but libp2p tells each peer from where it has come, and not
+    /// all implementations can read the address of a WebSocket with a path.
+    fn somewhere() -> Multiaddr {
+        Multiaddr::empty()
+            .with(Protocol::Ip4(Ipv4Addr::UNSPECIFIED))
+            .with(Protocol::Tcp(0))
+            .with(Protocol::Ws("/".into()))
+    }
 }
 
 impl Transport for EntryTransport {
@@ -114,8 +123,7 @@ impl Transport for EntryTransport {
                 listener_id,
                 upgrade: Box::pin(websocket::answer(Box::new(stream))),
                 local_addr: Self::here(),
-                // The entry does not say where the peer is, and nobody need know.
-                send_back_addr: Self::here(),
+                send_back_addr: Self::somewhere(),
             });
         }
         Poll::Pending
