@@ -36,6 +36,7 @@ mod own_port;
 pub(crate) mod peers;
 mod raw;
 mod retries;
+mod stock_js;
 mod streams;
 mod url_guard;
 
@@ -139,6 +140,7 @@ pub fn checks() -> Vec<Check> {
         mesh::checks(),
         homes::checks(),
         by_entry::checks(),
+        stock_js::checks(),
         own_port::checks(),
         keys::checks(),
         election::checks(),
