@@ -362,11 +362,11 @@ async fn shake_hands(
 }
 
 /// Passes bytes between the two ends for as long as both are there.
-async fn pass(client: OnUpgrade, coordinator: OnUpgrade, place: Place) {
+async fn pass(client: OnUpgrade, coordinator: OnUpgrade, mut place: Place) {
     let switched = timeout(SWITCH_TIMEOUT, async { tokio::try_join!(client, coordinator) });
     match switched.await {
         Ok(Ok((client, coordinator))) => {
-            let ended = splice(TokioIo::new(client), TokioIo::new(coordinator)).await;
+            let ended = splice(TokioIo::new(client), TokioIo::new(coordinator), &mut place.bucket).await;
             debug!(target = %place.target().short(), %ended, "a mesh peer's connection ended");
         }
         Ok(Err(error)) => debug!(%error, "a mesh peer went away before the switch"),

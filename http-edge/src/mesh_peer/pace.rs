@@ -39,25 +39,52 @@ impl fmt::Display for Ended {
     }
 }
 
-/// What one connection may still send, and when it last did: a token bucket that may be overdrawn by one read.
+/// What may still pass: a token bucket that may be overdrawn by one read each way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bucket {
+    tokens: f64,
+    at: Instant,
+}
+
+impl Bucket {
+    /// A whole burst.
+    pub(super) fn full(now: Instant) -> Self {
+        Self { tokens: BURST_BYTES, at: now }
+    }
+
+    /// How much is in it by now.
+    pub(super) fn tokens(&self, now: Instant) -> f64 {
+        (self.tokens + now.duration_since(self.at).as_secs_f64() * BYTES_PER_SECOND).min(BURST_BYTES)
+    }
+
+    /// Whether all that was taken has come back.
+    pub(super) fn is_full(&self, now: Instant) -> bool {
+        self.tokens(now) >= BURST_BYTES
+    }
+
+    pub(super) fn spend(&mut self, now: Instant, bytes: usize) {
+        *self = Self { tokens: self.tokens(now) - bytes as f64, at: now };
+    }
+}
+
+/// What one connection may still send, and when it last did.
 struct Pace {
-    tokens: Cell<f64>,
-    counted: Cell<Instant>,
+    bucket: Cell<Bucket>,
     moved: Cell<Instant>,
 }
 
 impl Pace {
-    fn new(now: Instant) -> Self {
-        Self { tokens: Cell::new(BURST_BYTES), counted: Cell::new(now), moved: Cell::new(now) }
+    fn new(now: Instant, bucket: Bucket) -> Self {
+        Self { bucket: Cell::new(bucket), moved: Cell::new(now) }
     }
 
     /// So much has passed. How long to wait until more may.
     fn spend(&self, now: Instant, bytes: usize) -> Duration {
-        let elapsed = now.duration_since(self.counted.replace(now)).as_secs_f64();
-        let tokens = (self.tokens.get() + elapsed * BYTES_PER_SECOND).min(BURST_BYTES) - bytes as f64;
-        self.tokens.set(tokens);
+        let mut bucket = self.bucket.get();
+        bucket.spend(now, bytes);
+        self.bucket.set(bucket);
         self.moved.set(now);
-        Duration::from_secs_f64((-tokens / BYTES_PER_SECOND).max(0.0))
+        Duration::from_secs_f64((-bucket.tokens / BYTES_PER_SECOND).max(0.0))
     }
 
     /// Ready when nothing has passed for long.
@@ -72,22 +99,27 @@ impl Pace {
     }
 }
 
-/// Copies both ways until either side has ended, or nothing passes any more.
-pub(super) async fn splice<C, N>(client: C, node: N) -> Ended
+/// Copies both ways until either side has ended, or nothing passes any more. What is left in the bucket is left there.
+pub(super) async fn splice<C, N>(client: C, node: N, bucket: &mut Bucket) -> Ended
 where
     C: AsyncRead + AsyncWrite,
     N: AsyncRead + AsyncWrite,
 {
-    let pace = Pace::new(Instant::now());
+    let pace = Pace::new(Instant::now(), *bucket);
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_node, mut to_node) = tokio::io::split(node);
     let ended = tokio::select! {
         // The two ends close a WebSocket by messages of their own: the end of one direction is the end.
-        ended = one_way(&mut from_client, &mut to_node, &pace) => ended,
-        ended = one_way(&mut from_node, &mut to_client, &pace) => ended,
-        () = pace.idle() => return Ended::Idle,
+        ended = one_way(&mut from_client, &mut to_node, &pace) => ended.map_err(Some),
+        ended = one_way(&mut from_node, &mut to_client, &pace) => ended.map_err(Some),
+        () = pace.idle() => Err(None),
     };
-    ended.map_or_else(Ended::Broken, |()| Ended::ByPeer)
+    *bucket = pace.bucket.get();
+    match ended {
+        Ok(()) => Ended::ByPeer,
+        Err(Some(error)) => Ended::Broken(error),
+        Err(None) => Ended::Idle,
+    }
 }
 
 async fn one_way(
@@ -122,7 +154,7 @@ mod tests {
         let (mut client, near) = duplex(COPY_BYTES);
         let (far, mut node) = duplex(COPY_BYTES);
         let splicing = tokio::task::LocalSet::new();
-        splicing.spawn_local(splice(near, far));
+        splicing.spawn_local(async move { splice(near, far, &mut Bucket::full(Instant::now())).await });
         let passed = splicing.run_until(async {
             let begin = Instant::now();
             let send = async {
@@ -150,6 +182,7 @@ mod tests {
         let (mut client, near) = duplex(64);
         let (far, mut node) = duplex(64);
         let begin = Instant::now();
+        let mut bucket = Bucket::full(begin);
         let living = async {
             for _ in 0..10 {
                 sleep(IDLE_TIMEOUT / 2).await;
@@ -159,7 +192,7 @@ mod tests {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            ended = splice(near, far) => assert!(matches!(ended, Ended::Idle), "{ended}"),
+            ended = splice(near, far, &mut bucket) => assert!(matches!(ended, Ended::Idle), "{ended}"),
             () = living => {}
         }
         assert_eq!(begin.elapsed(), IDLE_TIMEOUT * 6);
@@ -171,7 +204,9 @@ mod tests {
         let (far, mut node) = duplex(64);
         client.write_all(b"the last word").await.unwrap();
         drop(client);
-        assert!(matches!(splice(near, far).await, Ended::ByPeer));
+        let (mut bucket, now) = (Bucket::full(Instant::now()), Instant::now());
+        assert!(matches!(splice(near, far, &mut bucket).await, Ended::ByPeer));
+        assert!(bucket.tokens(now) < BURST_BYTES, "what has passed is counted");
         let mut said = Vec::new();
         node.read_to_end(&mut said).await.unwrap();
         assert_eq!(said, b"the last word");
