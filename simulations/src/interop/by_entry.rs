@@ -136,7 +136,7 @@ async fn by_https_entry(lab: Arc<Lab>) -> Result<String> {
     let mut coordinators = Vec::new();
     for number in 1..=2 {
         let spec = NodeSpec::coordinator(&format!("coordinator-{number}")).extra(&NOWHERE).extra(&["--entry-ca", &ca]);
-        coordinators.push(lab.start_node_at(spec, &[url.clone()])?);
+        coordinators.push(lab.start_node_at(spec, std::slice::from_ref(&url))?);
     }
     for coordinator in &mut coordinators {
         coordinator.joined().await?;
