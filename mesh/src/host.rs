@@ -42,6 +42,7 @@ use crate::replica::Replica;
 mod behaviour;
 mod connections;
 mod exchange;
+mod frugal;
 mod gossip;
 mod handle;
 mod kademlia;
