@@ -28,6 +28,9 @@ use crate::settings::{FEDERATION, Settings};
 use crate::verify;
 
 mod jobs;
+mod ways;
+
+use ways::{Way, Ways};
 
 /// Times and bounds of a request.
 const LIMITS: &AttemptLimits = &AttemptLimits::PRODUCTION;
@@ -99,6 +102,7 @@ struct Job {
 pub(crate) struct Entry {
     pub(crate) registry: Registry,
     members: Members,
+    ways: Ways,
     tunnels: BTreeMap<ConnectionId, Tunnel>,
     next_tunnel: u64,
     sessions: BTreeMap<ConnectionId, (u64, Session)>,
@@ -112,15 +116,6 @@ pub(crate) struct Entry {
     telling: Telling,
     tell_at: Option<Time>,
     generation: u64,
-}
-
-/// The way to a node that may take a request.
-#[derive(Debug, Clone, Copy)]
-struct Way {
-    node: NodeId,
-    connection: ConnectionId,
-    via: Option<NodeId>,
-    capacity: u32,
 }
 
 struct Candidates<'a> {
@@ -164,6 +159,7 @@ impl Entry {
         Self {
             registry: Registry::verified_by(FEDERATION, settings.limits.clone(), verify::verifies),
             members: Members::new(MEMBER_LIMITS),
+            ways: Ways::default(),
             tunnels: BTreeMap::new(),
             next_tunnel: 0,
             sessions: BTreeMap::new(),
@@ -260,10 +256,12 @@ impl Entry {
                 drop(self.registry.insert(now, signed.clone(), Source::Direct(None)));
                 if let Some(body) = record.node().filter(|_| record.writer == node) {
                     self.members.record(&node, incarnation, record.version, signed, body.clone());
+                    self.ways.members_changed();
                 }
             }
             (Message::Leave(bytes), Some((node, incarnation))) => {
                 self.members.leave(&node, incarnation);
+                self.ways.members_changed();
                 if let Ok((signed, _)) = verify::open(bytes, &ctx.settings.limits) {
                     drop(self.registry.insert(now, signed, Source::Direct(None)));
                 }
@@ -326,6 +324,7 @@ impl Entry {
         let (id, coordinates) = (self.next_tunnel, body.roles.coordinates());
         let lane = Lane { id, shard: 0, connection };
         let Ok(replaced) = self.members.join(&arrival, lane, signed, body) else { return ctx.close(connection) };
+        self.ways.members_changed();
         let rtt = ctx.net.links.latency(ctx.me, ctx.book.index.get(&node).copied().unwrap_or(ctx.me)) * 2;
         let tunnel = Tunnel {
             node,
@@ -363,6 +362,7 @@ impl Entry {
     fn gone(&mut self, ctx: &mut Context<'_>, connection: ConnectionId) {
         let Some(tunnel) = self.tunnels.remove(&connection) else { return };
         self.members.closed(&tunnel.node, 0, tunnel.id);
+        self.ways.members_changed();
         self.sessions.remove(&connection);
         self.registry.part(ctx.now(), tunnel.node);
         let broken: Vec<RequestNumber> = self

@@ -2,7 +2,8 @@
 //!
 //! The keys' hashes are the leaves of a tree that branches sixteenfold, at each hexadecimal digit. The fingerprint of a
 //! subtree is the SHA-256 of the records' hashes in it, in order: two replicas that agree on it hold the same records
-//! there. Those of the 256 subtrees of two digits are remembered, so a change costs a 256th of the whole.
+//! there. Those of the 256 subtrees of two digits are remembered, so a change costs a 256th of the whole; and that of the
+//! whole is, which is asked for at each synchronisation.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -149,25 +150,33 @@ pub(crate) struct Index {
     leaves: BTreeMap<KeyHash, Leaf>,
     /// The full hashes of the 256 subtrees of two digits, until they change.
     buckets: Vec<OnceLock<[u8; 32]>>,
+    /// The full hash of all of them, until one changes.
+    root: OnceLock<[u8; 32]>,
 }
 
 impl Default for Index {
     fn default() -> Self {
-        Self { leaves: BTreeMap::new(), buckets: vec![OnceLock::new(); 256] }
+        Self { leaves: BTreeMap::new(), buckets: vec![OnceLock::new(); 256], root: OnceLock::new() }
     }
 }
 
 impl Index {
     pub(super) fn insert(&mut self, leaf: Leaf) {
         let at = KeyHash::of(&leaf.key);
-        self.buckets[usize::from(at.0[0])].take();
+        self.changes(&at);
         self.leaves.insert(at, leaf);
     }
 
     pub(super) fn remove(&mut self, key: &RecordKey) {
         let at = KeyHash::of(key);
-        self.buckets[usize::from(at.0[0])].take();
+        self.changes(&at);
         self.leaves.remove(&at);
+    }
+
+    /// Forgets the hashes that cover this place.
+    fn changes(&mut self, at: &KeyHash) {
+        self.buckets[usize::from(at.0[0])].take();
+        self.root.take();
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -187,7 +196,7 @@ impl Index {
     /// The fingerprint of a subtree.
     pub(crate) fn fingerprint(&self, prefix: Prefix) -> Fingerprint {
         let full = match prefix.digits() {
-            0 => self.join_buckets(0..256),
+            0 => *self.root(),
             1 => {
                 let first = usize::from(prefix.start().0[0]);
                 self.join_buckets(first..first + 16)
@@ -201,7 +210,11 @@ impl Index {
     }
 
     pub(super) fn digest(&self) -> Digest {
-        Digest(self.join_buckets(0..256))
+        Digest(*self.root())
+    }
+
+    fn root(&self) -> &[u8; 32] {
+        self.root.get_or_init(|| self.join_buckets(0..256))
     }
 
     /// The hash over the buckets in the range; zeros if all are empty.
