@@ -51,7 +51,7 @@ use world::World;
 
 /// In the place of a scenario: removes what labs have left that were killed.
 const CLEAN: &str = "clean";
-/// Of each process's log, when something is wrong.
+/// Of each process's log, when the scenario could not be played to its end.
 const LOG_LINES: usize = 12;
 /// The losses of the lines. (Nothing else is drawn, and real processes are not the same twice.)
 const SEED: u64 = 1;
@@ -185,7 +185,10 @@ impl One {
         })?;
         say(match played.iter().filter(|figure| !figure.holds).count() {
             0 => style.green(format!("{} holds, with {nodes} nodes, after {}", self.name, human(began.elapsed()))),
-            wrong => style.red(format!("{} does not hold: {wrong} of {} figures", self.name, played.len())),
+            wrong => {
+                let look = if self.logs.is_none() { "; --logs DIR keeps the logs" } else { "" };
+                style.red(format!("{} does not hold: {wrong} of {} figures{look}", self.name, played.len()))
+            }
         });
         Ok(played.iter().all(|figure| figure.holds))
     }
@@ -198,10 +201,10 @@ impl One {
         }
         match &figures {
             Ok(figures) => figures.iter().for_each(|figure| figure.say(style)),
-            Err(error) => say(format!("{} {error:#}", style.red("FAIL"))),
-        }
-        if !figures.as_ref().is_ok_and(|figures| figures.iter().all(|figure| figure.holds)) {
-            say(people.workdir().log_tails(LOG_LINES).trim_end());
+            Err(error) => {
+                say(format!("{} {error:#}", style.red("FAIL")));
+                say(people.workdir().log_tails(LOG_LINES).trim_end());
+            }
         }
         if self.keep {
             self.tell_where(world, &people);

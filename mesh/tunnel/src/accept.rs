@@ -234,7 +234,7 @@ impl Tunnel {
     pub fn is_closed(&self) -> bool {
         self.liveness() == Liveness::Closed
     }
-    /// Marks it suspect: an exchange got no verdict in time. The watchdog takes the mark away when something comes.
+    /// Marks it suspect: an exchange got no verdict in time. The mark goes when it answers a ping.
     /// One without a control stream has nobody who would do that, and stays live.
     pub fn suspect(&self) {
         match &self.0.keeping {
@@ -324,9 +324,13 @@ impl Shared {
             self.liveness_changed.notify_waiters();
         }
     }
-    /// Something came: no longer suspect.
-    pub(crate) fn heard(&self) {
+    /// Something came: it is there. That it hears us is another matter.
+    pub(crate) fn came(&self) {
         self.heard_ms.store(self.created.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+    /// It has heard us: no longer suspect.
+    pub(crate) fn heard(&self) {
+        self.came();
         let _ = self.liveness.compare_exchange(
             Liveness::Suspect as u8,
             Liveness::Live as u8,
@@ -335,7 +339,10 @@ impl Shared {
         );
     }
     pub(crate) fn is_watched(&self) -> bool {
-        self.in_flight.load(Ordering::Relaxed) > 0 || self.liveness.load(Ordering::Acquire) == Liveness::Suspect as u8
+        self.in_flight.load(Ordering::Relaxed) > 0 || self.is_suspect()
+    }
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.liveness.load(Ordering::Acquire) == Liveness::Suspect as u8
     }
 }
 
@@ -490,10 +497,10 @@ impl TunnelEvents {
                 Ok(None) => return self.lost("the control stream ended").await,
                 Err(error) => return self.lost(&error.to_string()).await,
             };
-            self.shared.heard();
+            self.shared.came();
             match control {
                 Control::Ping(number) => self.write(&Control::Pong(number)).await,
-                Control::Pong(_) => {}
+                Control::Pong(_) => self.shared.heard(),
                 Control::Record(bytes) => match self.open_record(bytes) {
                     Ok((signed, record)) if matches!(record.body, Body::Node(_)) => {
                         return TunnelEvent::Record(signed, record);

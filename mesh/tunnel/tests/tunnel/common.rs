@@ -1,7 +1,7 @@
 //! An entry and a node in one process, over real QUIC on loopback or over memory, with a service that echoes.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -199,6 +199,7 @@ impl Drop for Entry {
 pub(crate) struct Turnstile {
     pub(crate) address: SocketAddr,
     target: Arc<Mutex<SocketAddr>>,
+    deaf: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
@@ -208,7 +209,8 @@ impl Turnstile {
         let inside = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = outside.local_addr().unwrap();
         let target = Arc::new(Mutex::new(target));
-        let towards = target.clone();
+        let deaf = Arc::new(AtomicBool::new(false));
+        let (towards, is_deaf) = (target.clone(), deaf.clone());
         let task = tokio::spawn(async move {
             let (mut up, mut down) = (vec![0; 65536], vec![0; 65536]);
             let mut node = None;
@@ -220,7 +222,7 @@ impl Turnstile {
                         let _ = inside.send_to(&up[..got], to).await;
                     }
                     Ok((got, from)) = inside.recv_from(&mut down) => {
-                        let current = *towards.lock().unwrap() == from;
+                        let current = *towards.lock().unwrap() == from && !is_deaf.load(Ordering::Relaxed);
                         if let (Some(node), true) = (node, current) {
                             let _ = outside.send_to(&down[..got], node).await;
                         }
@@ -228,7 +230,12 @@ impl Turnstile {
                 }
             }
         });
-        Self { address, target, task }
+        Self { address, target, deaf, task }
+    }
+
+    /// From now on nothing reaches the node, which is still heard.
+    pub(crate) fn deafen(&self) {
+        self.deaf.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn turn(&self, to: SocketAddr) {

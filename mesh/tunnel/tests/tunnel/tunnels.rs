@@ -1,5 +1,7 @@
 //! Tunnels over real QUIC on loopback: joining, news, restarts, silence and leaving.
 
+use std::time::Duration;
+
 use crate::common::{Entry, Node, Turnstile, in_time, node_record, preface, sign};
 use hedgerow_proto::frame::{Control, FrameHeader, FrameType, RejectReason, close, message};
 use hedgerow_proto::key::SecretKey;
@@ -129,6 +131,32 @@ async fn a_busy_tunnel_whose_node_falls_silent_is_suspect_and_then_closed() {
     assert_eq!(tunnel.liveness(), Liveness::Closed);
     drop(freeze);
     thread.join().unwrap();
+}
+
+#[tokio::test]
+async fn a_node_that_is_heard_and_hears_nothing_stays_suspect_until_it_gives_the_tunnel_up() {
+    let mut entry = Entry::start(SecretKey::from_seed([9; 32]), 1, loopback());
+    let turnstile = Turnstile::to(entry.address).await;
+    let _node = Node::start(12, Target { addresses: vec![turnstile.address], ..entry.target() });
+    let (tunnel, mut events) = entry.tunnel().await;
+    turnstile.deafen();
+    let mut looks = tokio::time::interval(Duration::from_millis(20));
+    let mut sent_in_vain = 0;
+    let closed = in_time("the close", async {
+        loop {
+            tokio::select! {
+                event = events.recv() => if let Some(TunnelEvent::Closed(_)) = event { return },
+                _ = looks.tick() => if tunnel.liveness() == Liveness::Live {
+                    // As a request does that gets no verdict.
+                    tunnel.suspect();
+                    sent_in_vain += 1;
+                },
+            }
+        }
+    });
+    closed.await;
+    // An acknowledgement from before may still have been on its way. The node's pings come on, each second, and are none.
+    assert!((1..=2).contains(&sent_in_vain), "{sent_in_vain} requests were sent to it");
 }
 
 #[tokio::test]
