@@ -251,7 +251,7 @@ fn pairs(scenario: &Scenario) -> (usize, usize) {
 /// By a program of others, as anybody would ask.
 fn first_request(world: &World) -> Result<()> {
     let url = format!("http://{}/service/{}/hello", People::door(), people::SERVICE);
-    let patience = ["--retry", "5", "--retry-all-errors", "--max-time", "10"];
+    let patience = ["--retry", "3", "--retry-all-errors", "--max-time", "5"];
     let arguments: Vec<&str> = ["--fail", "--silent", "--show-error", &url].into_iter().chain(patience).collect();
     world.client().run("curl", &arguments, "").context("a first request by curl")?;
     Ok(())

@@ -1,6 +1,6 @@
 //! Network namespaces: made, entered, and certain to be gone.
 //!
-//! Their names hold the process id of the lab and when it began (`hedgerow-lab-1234.567890-alder`), so that a later lab knows which
+//! Their names hold the process id of the lab and when it began (`hedgerow-lab-1234.567890-0-alder`), so that a later lab knows which
 //! belong to one that is dead: those it removes. All else in a namespace (devices, routes, rules) goes with it.
 
 use std::fs::File;
@@ -28,7 +28,7 @@ pub(super) struct Namespace {
 }
 
 impl Namespace {
-    /// A new one, with nothing in it but a loopback device that is up. `label` is what it is called in the scenario.
+    /// A new one, with nothing in it but a loopback device that is up. No other one of this process has this label.
     pub(super) fn new(label: &str) -> Result<Self> {
         let name = format!("{}{label}", prefix_of_this_lab()?);
         tool("ip", &["netns", "add", &name], "")?;

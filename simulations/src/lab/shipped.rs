@@ -21,11 +21,13 @@ pub const SHIPPED: &[Shipped] = shipped! {
     "nats"
     "coordinator-killed"
     "paused"
+    "cut"
     "black-hole"
     "rebinding"
     "entry-restart"
     "gossip"
     "parted"
+    "idle-cost"
 };
 
 /// The one of this name.

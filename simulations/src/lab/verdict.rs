@@ -77,7 +77,7 @@ pub(super) async fn judge(
     }
     for suffered in &happened.faults {
         if let Some(bound) = must.stops_sending_within {
-            figures.push(Figure::within("stopped sending", stopped_sending(suffered, happened), bound));
+            figures.push(Figure::within("stopped sending", Ok(stopped_sending(suffered, happened)), bound));
         }
         if let Some(bound) = must.back_within {
             figures.extend(suffered.back.iter().map(|(name, back)| Figure::back(name, back.clone(), bound)));
@@ -139,15 +139,15 @@ fn all_serve(people: &People, samples: &[Sample]) -> Figure {
     Figure { name: "served", value: value.join(", "), bound: "each has".to_owned(), holds }
 }
 
-/// Until the last request was sent to one that did not answer it: each such request was tried elsewhere, or failed. What comes after the
-/// next fault is told of that one.
-fn stopped_sending(suffered: &Suffered, happened: &Happened) -> Result<Duration, String> {
-    let samples = &happened.samples;
+/// Until the last request was sent to one that did not answer it: each such request was tried elsewhere, or failed. What was still going on
+/// when the next fault began may have been hit by that one, and does not count.
+fn stopped_sending(suffered: &Suffered, happened: &Happened) -> Duration {
     let next = happened.faults.iter().map(|other| other.from).filter(|from| *from > suffered.from).min();
-    let until = suffered.until.into_iter().chain(next).min().unwrap_or(Duration::MAX);
-    let during = samples.iter().filter(|sample| (suffered.from..until).contains(&sample.at));
-    let in_vain = during.filter(|sample| was_tried_again(sample) || sample.result.is_err());
-    Ok(in_vain.map(|sample| sample.at - suffered.from).max().unwrap_or_default())
+    let (until, next) = (suffered.until.unwrap_or(Duration::MAX), next.unwrap_or(Duration::MAX));
+    let during = |sample: &&Sample| (suffered.from..until).contains(&sample.at) && sample.at + sample.took < next;
+    let in_vain = |sample: &&Sample| was_tried_again(sample) || sample.result.is_err();
+    let sent = happened.samples.iter().filter(during).filter(in_vain).map(|sample| sample.at - suffered.from);
+    sent.max().unwrap_or_default()
 }
 
 /// Whether each coordinator knows every agent that registered and has not left, and none that has.
@@ -255,5 +255,52 @@ impl Traffics {
             detail += &format!("; {:.0} neighbours", mean(&self.neighbours));
         }
         Figure::at_most(name, kbit(most(&self.bytes)), "kbit/s", &detail, bound)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::load::Served;
+
+    fn sample(at: u64, took: u64, attempts: u32) -> Sample {
+        let [at, took] = [at, took].map(Duration::from_millis);
+        Sample { at, took, target: 0, result: Ok(Served { node: "n".into(), attempts }) }
+    }
+
+    fn fault(from: u64, until: Option<u64>) -> Suffered {
+        let until = until.map(Duration::from_millis);
+        Suffered { from: Duration::from_millis(from), until, rehomed: None, back: Vec::new() }
+    }
+
+    #[test]
+    fn requests_in_vain_are_counted_to_the_fault_that_they_met() {
+        let faults = vec![fault(1000, Some(5000)), fault(8000, None)];
+        let samples = vec![
+            sample(900, 10, 2),
+            sample(1400, 330, 2),
+            sample(4000, 10, 1),
+            // After the end of the first fault, and on its way when the second one began.
+            sample(5100, 10, 2),
+            sample(7990, 330, 2),
+            sample(8200, 330, 2),
+        ];
+        let happened = Happened { samples, faults, ..Happened::default() };
+        let stopped = |index: usize| stopped_sending(&happened.faults[index], &happened);
+        assert_eq!(stopped(0), Duration::from_millis(400));
+        assert_eq!(stopped(1), Duration::from_millis(200));
+    }
+
+    #[test]
+    fn a_load_that_never_asked_has_not_held_anything() {
+        assert!(!failed(&[], 0).holds);
+        assert!(failed(&[sample(0, 1, 1)], 0).holds);
+    }
+
+    #[test]
+    fn what_is_shown_is_what_is_judged() {
+        assert!(Figure::at_most("x", 10.04, "kbit/s", "", 10.0).holds);
+        assert!(!Figure::at_most("x", 10.06, "kbit/s", "", 10.0).holds);
+        assert!(!Figure::within("x", Err("never".to_owned()), Span::seconds(1)).holds);
     }
 }

@@ -13,6 +13,7 @@
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
@@ -34,6 +35,13 @@ const ENTRY: Port = 0;
 const CLIENT: Port = 1;
 /// The last byte of the entry's address; the others count from it.
 const FIRST_ADDRESS: u8 = 10;
+/// Parameters of devices that are made from then on: they have no IPv6.
+const NO_IPV6: [(&str, &str); 2] = [("ipv6/conf/all/disable_ipv6", "1"), ("ipv6/conf/default/disable_ipv6", "1")];
+/// They use an address at once: nobody else can have it, and the kernel would ask for a second.
+const NO_DETECTION: [(&str, &str); 2] =
+    [("ipv6/conf/default/accept_dad", "0"), ("ipv6/conf/default/dad_transmits", "0")];
+/// How many this process has made: it may have several at once.
+static RUNS: AtomicU32 = AtomicU32::new(0);
 
 /// The whole lab.
 #[derive(Debug)]
@@ -62,20 +70,23 @@ impl World {
         let members = scenario.members();
         // Where nobody speaks IPv6 it would only be noise on the lines.
         let ipv6 = members.iter().any(|member| member.router == Router::Ipv6Only);
-        let (entry, client) = (Namespace::new("entry")?, Namespace::new("client")?);
+        let run = RUNS.fetch_add(1, Ordering::Relaxed);
+        let (entry, client) = (Namespace::new(&format!("{run}-entry"))?, Namespace::new(&format!("{run}-client"))?);
         let mut homes = Vec::new();
         for member in &members {
             anyhow::ensure!(shutdown.stage() == Stage::Running, "stopped");
-            homes.push(Home::new(member)?);
+            homes.push(Home::new(run, member)?);
+        }
+        let inside = homes.iter().flat_map(|home| std::iter::once(&home.host).chain(&home.routers));
+        // A kernel without IPv6 has nothing to be set.
+        let kernel_has = Path::new("/proc/sys/net/ipv6").exists();
+        for namespace in [&entry, &client].into_iter().chain(inside).filter(|_| ipv6 || kernel_has) {
+            namespace.set(if ipv6 { &NO_DETECTION } else { &NO_IPV6 })?;
         }
         let mut ports = Vec::new();
         let lines = [Line::default(); 2].into_iter().chain(members.iter().map(|member| member.line));
         let outermost = [&entry, &client].into_iter().chain(homes.iter().map(Home::outermost));
         for (namespace, line) in outermost.zip(lines) {
-            let inside = [("ipv6/conf/all/disable_ipv6", "1"), ("ipv6/conf/default/disable_ipv6", "1")];
-            if !ipv6 {
-                namespace.set(&inside)?;
-            }
             ports.push((Tap::new(namespace, WAN)?, line));
         }
         let wire = Wire::start(ports, seed)?;
@@ -87,9 +98,8 @@ impl World {
     /// Gives everybody addresses and routes, and routers their rules.
     fn address(&self, members: &[Member], ipv6: bool) -> Result<()> {
         let mut to_homes = String::new();
-        for (port, member) in (CLIENT + 1..).zip(members).filter(|(_, member)| member.router == Router::Ipv6Only) {
+        for (port, _) in (CLIENT + 1..).zip(members).filter(|(_, member)| member.router == Router::Ipv6Only) {
             writeln!(to_homes, "route add {}/64 via {}", inside_v6(port, 0), address_v6(port))?;
-            tracing::debug!(node = member.name, "has IPv6 alone");
         }
         for (port, namespace) in [(ENTRY, &self.entry), (CLIENT, &self.client)] {
             namespace.ip(&on_the_segment(port, true, ipv6))?;
@@ -165,15 +175,16 @@ impl World {
 }
 
 impl Home {
-    fn new(member: &Member) -> Result<Self> {
+    fn new(run: u32, member: &Member) -> Result<Self> {
         let name = &member.name;
         let labels = match member.router {
             Router::None => &[][..],
             Router::Cgnat => &["router", "carrier"],
             _ => &["router"],
         };
-        let host = Namespace::new(name)?;
-        let routers = labels.iter().map(|label| Namespace::new(&format!("{name}-{label}"))).collect::<Result<_>>()?;
+        let host = Namespace::new(&format!("{run}-{name}"))?;
+        let router = |label| Namespace::new(&format!("{run}-{name}-{label}"));
+        let routers = labels.iter().map(router).collect::<Result<_>>()?;
         Ok(Self { name: name.clone(), kind: member.router, host, routers, rebound: AtomicU32::new(0) })
     }
 
@@ -254,3 +265,6 @@ fn address_v6(port: Port) -> Ipv6Addr {
 fn inside_v6(port: Port, host: u16) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 0xdb8, 0, last_byte(port).into(), 0, 0, 0, host)
 }
+
+#[cfg(test)]
+mod tests;
