@@ -409,7 +409,7 @@ impl Federation {
     pub(crate) fn learn(&self, records: Vec<Bytes>) {
         let limits = Limits::PRODUCTION;
         let opened = records.into_iter().filter_map(|bytes| Signed::open(bytes, self.id, &limits).ok());
-        let opened: Vec<Signed> = opened.map(|(signed, _)| signed).collect();
+        let opened: Vec<Signed> = opened.collect();
         if opened.is_empty() {
             return;
         }

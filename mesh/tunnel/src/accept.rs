@@ -455,8 +455,9 @@ fn check(
         return Err(Reject { reason: RejectReason::Federation, message, record: None });
     }
     let bad = |message: String| Reject { reason: RejectReason::Record, message, record: None };
-    let (signed, record) = Signed::open(Bytes::copy_from_slice(&join.record), hello.federation, limits)
+    let signed = Signed::open(Bytes::copy_from_slice(&join.record), hello.federation, limits)
         .map_err(|error| bad(format!("the node's record is not valid: {error}")))?;
+    let record = signed.record().clone();
     if record.writer != peer {
         return Err(bad("the node's record is signed by another key than the connection's".into()));
     }
@@ -515,8 +516,9 @@ impl TunnelEvents {
     }
 
     fn open_record(&self, bytes: Vec<u8>) -> Result<(Signed, Record), String> {
-        let (signed, record) = Signed::open(bytes.into(), self.hello.federation, &self.limits)
+        let signed = Signed::open(bytes.into(), self.hello.federation, &self.limits)
             .map_err(|error| format!("a record that is not valid: {error}"))?;
+        let record = signed.record().clone();
         if record.writer != self.shared.link.peer() {
             return Err("a record of another node".into());
         }
