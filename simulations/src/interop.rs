@@ -36,6 +36,7 @@ pub(crate) mod peers;
 mod raw;
 mod retries;
 mod streams;
+mod udp_blocked;
 mod url_guard;
 
 /// Longer than most checks take; one that hangs is a failure and not a hang of CI.
@@ -126,6 +127,7 @@ pub fn checks() -> Vec<Check> {
         files::checks(),
         bodies::checks(),
         streams::checks(),
+        udp_blocked::checks(),
         https::checks(),
         faults::checks(),
         retries::checks(),

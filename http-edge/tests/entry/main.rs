@@ -7,6 +7,7 @@ mod bad_input;
 mod common;
 mod life;
 mod node;
+mod over_tcp;
 mod routing;
 mod starting;
 mod tls;
