@@ -64,7 +64,7 @@ pub(crate) async fn public(shard: Rc<Shard>, stream: TcpStream, from: SocketAddr
     let address = from.ip();
     let trusted = shard.common.settings.trusted_proxies.iter().any(|range| range.contains(address));
     let peer = if trusted { Peer::trusted_proxy(address, scheme) } else { Peer::client(address, scheme) };
-    let client = Rc::new(Client { peer, scheme });
+    let client = Rc::new(Client { peer, scheme, address });
     let outcome = match &door.tls {
         None => match timeout(shard.common.settings.header_timeout, speaks(&stream)).await {
             Ok(Ok(Some(Speaks::Http2))) => http2(&shard, client, shard.counted(stream)).await,
@@ -128,7 +128,8 @@ pub(crate) async fn embedded<S>(shard: Rc<Shard>, stream: S, from: SocketAddr)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let client = Client { peer: Peer::client(from.ip(), Scheme::Http), scheme: Scheme::Http };
+    let (address, scheme) = (from.ip(), Scheme::Http);
+    let client = Client { peer: Peer::client(address, scheme), scheme, address };
     if let Err(error) = http1(&shard, Rc::new(client), Counted::new(stream, shard.counters.clone())).await {
         debug!(client = %from, %error, "a client's connection ended early");
     }

@@ -25,6 +25,7 @@ mod federation;
 mod front_door;
 mod head_guard;
 mod identity;
+mod mesh_peer;
 mod metrics;
 mod routes;
 mod run;

@@ -15,6 +15,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::federation::Federation;
+use crate::mesh_peer::Places;
 
 /// A number that one thread changes and another reads.
 #[derive(Debug, Default)]
@@ -74,6 +75,10 @@ counters! {
     tunnels_turned_away,
     /// Nodes' connections whose handshake failed.
     handshakes_failed,
+    /// Peers of coordinators that were let through to one.
+    mesh_peers_accepted,
+    /// Peers of coordinators that were not let through.
+    mesh_peers_refused,
 }
 
 impl Counters {
@@ -89,6 +94,7 @@ impl Counters {
 /// Everything that is counted, for `/metrics`.
 pub(crate) struct Metrics {
     pub(crate) federation: Arc<Federation>,
+    pub(crate) mesh_peers: Arc<Places>,
     pub(crate) counters: Vec<Arc<Counters>>,
     pub(crate) stats: Vec<Arc<Stats>>,
 }
@@ -167,7 +173,11 @@ impl Collector for Metrics {
             ("turned-away", counters.tunnels_turned_away.get()),
             ("failed", counters.handshakes_failed.get()),
         ];
-        page.counters("tunnel_handshakes", "Nodes' connections that came, by outcome", "outcome", tunnels)
+        page.counters("tunnel_handshakes", "Nodes' connections that came, by outcome", "outcome", tunnels)?;
+        let peers = self.mesh_peers.taken() as u64;
+        page.gauge("mesh_peers_open", "Peers connected to coordinators by way of this entry", peers)?;
+        let peers = [("accepted", counters.mesh_peers_accepted.get()), ("refused", counters.mesh_peers_refused.get())];
+        page.counters("mesh_peers", "Peers that asked for a way to a coordinator, by outcome", "outcome", peers)
     }
 }
 

@@ -1,5 +1,6 @@
-//! Which request goes where: to a service, or to what the entry answers itself.
+//! Which request goes where: to a service, to a coordinator's libp2p, or to what the entry answers itself.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use serde::Serialize;
 
 use crate::contract;
 use crate::head_guard::Framing;
+use crate::mesh_peer;
 use crate::shard::Shard;
 use crate::views::{self, TunnelAddress};
 
@@ -26,6 +28,8 @@ const READ_ONLY: &str = "GET, HEAD, OPTIONS";
 pub(crate) struct Client {
     pub(crate) peer: Peer,
     pub(crate) scheme: Scheme,
+    /// Where it comes from; a proxy may stand there.
+    pub(crate) address: IpAddr,
 }
 
 /// An answer of our own, or what is wrong with the request.
@@ -36,12 +40,16 @@ pub(crate) async fn answer(
     shard: &Rc<Shard>,
     client: &Client,
     framing: Framing,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     let response = match refuse(&request, framing) {
         Some(problem) => closing(request.version(), finish(shard, &request, Err(problem.into()))),
         None if is_routed(request.uri().path()) => {
             shard.forwarder.forward(request.map(RequestBody::from), &client.peer).await
+        }
+        None if mesh_peer::is_meant(&request) => {
+            let answer = mesh_peer::answer(shard, client, &mut request).await;
+            finish(shard, &request, answer)
         }
         None => match endpoint(request.method().as_str(), request.uri().path()) {
             // What the entry says of itself is more than the contract asks for.

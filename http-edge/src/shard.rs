@@ -28,6 +28,7 @@ use tracing::warn;
 use crate::connection::{self, Counted};
 use crate::federation::{Federation, ShardDirectory};
 use crate::front_door::FrontDoor;
+use crate::mesh_peer::Places;
 use crate::metrics::{Counters, Metrics};
 use crate::settings::Settings;
 use crate::sockets::{Bound, ShardSockets};
@@ -56,6 +57,7 @@ pub(crate) struct Common {
     pub(crate) forward: Arc<ForwardConfig>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) dialler: Arc<Dialler>,
+    pub(crate) mesh_peers: Arc<Places>,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -80,8 +82,10 @@ impl Common {
             cors: settings.cors.clone(),
             ..ForwardConfig::default()
         };
+        let mesh_peers = Arc::<Places>::default();
         let metrics = Metrics {
             federation: federation.clone(),
+            mesh_peers: mesh_peers.clone(),
             counters: (0..settings.threads).map(|_| Arc::new(Counters::default())).collect(),
             stats: (0..settings.threads).map(|_| Arc::new(Stats::default())).collect(),
         };
@@ -95,6 +99,7 @@ impl Common {
             forward: Arc::new(forward),
             metrics: Arc::new(metrics),
             dialler: Arc::new(dialler),
+            mesh_peers,
             shutdown,
         }
     }

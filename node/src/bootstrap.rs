@@ -142,6 +142,11 @@ impl Bootstrap {
         Ok(Self { tls: Arc::new(tls), keys: keys.into() })
     }
 
+    /// Whom it trusts to be an entry, for others who dial them.
+    pub fn tls(&self) -> Arc<rustls::ClientConfig> {
+        self.tls.clone()
+    }
+
     /// Asks the entry at this one address of `url`'s host.
     pub async fn ask(&self, url: &EntryUrl, address: IpAddr) -> Result<Introduction, BootstrapError> {
         timeout(TIMEOUT, self.ask_in_time(url, address)).await.map_err(|_| BootstrapError::Timeout)?

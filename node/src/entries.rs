@@ -25,6 +25,10 @@ use crate::bootstrap::{Bootstrap, Introduction};
 use crate::entry_url::EntryUrl;
 use crate::patience::{Patience, Say};
 
+mod up;
+
+pub use up::UpEntry;
+
 /// How often the addresses of a host are looked up again when all is well.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(60);
 /// A host whose addresses do not come within this has none for now.

@@ -63,6 +63,7 @@ impl Node {
         services: Arc<LocalServices>,
         shutdown: Shutdown,
         data_dir: PathBuf,
+        platform: Platform,
         failures: mpsc::Sender<Failure>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -71,7 +72,7 @@ impl Node {
             shutdown,
             drain: watch::Sender::new(DrainState::Running),
             data_dir,
-            platform: Platform::system(),
+            platform,
             failures,
             started: Instant::now(),
             listen: OnceLock::new(),

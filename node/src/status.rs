@@ -10,7 +10,7 @@ mod hardware;
 mod mesh;
 
 pub use hardware::{GpuStatus, HardwareStatus};
-pub use mesh::MeshStatus;
+pub use mesh::{MeshStatus, PeerStatus};
 
 /// The answer to `status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -208,6 +208,9 @@ impl Status {
         }
         for (entry, why) in self.entries.iter().filter_map(|entry| Some((entry, entry.why_not_quic.as_ref()?))) {
             let _ = writeln!(out, "{}: over TCP, since {why}; QUIC is tried again now and then", entry.url);
+        }
+        for mesh in self.mesh.iter().filter(|mesh| !mesh.peers.is_empty()) {
+            let _ = writeln!(out, "{}", mesh.peers_table());
         }
         for (what, error) in self.troubles() {
             let _ = writeln!(out, "{what}: {error}");

@@ -20,6 +20,7 @@ use crate::terminal::{Style, human, say};
 
 mod agents;
 mod bodies;
+mod by_entry;
 mod capacity;
 mod command_line;
 mod contract;
@@ -139,6 +140,7 @@ pub fn checks() -> Vec<Check> {
         url_guard::checks(),
         mesh::checks(),
         homes::checks(),
+        by_entry::checks(),
         own_port::checks(),
         keys::checks(),
         election::checks(),

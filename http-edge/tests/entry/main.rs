@@ -6,6 +6,7 @@ mod agent;
 mod bad_input;
 mod common;
 mod life;
+mod mesh_peer;
 mod node;
 mod over_tcp;
 mod routing;

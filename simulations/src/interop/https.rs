@@ -150,7 +150,7 @@ pub(super) async fn curl(arguments: &[&str]) -> Result<String> {
 }
 
 /// An authority of this name, and a certificate for `localhost` that it has signed, with its key.
-async fn certificates(directory: &Path, name: &str) -> Result<(PathBuf, PathBuf, PathBuf)> {
+pub(super) async fn certificates(directory: &Path, name: &str) -> Result<(PathBuf, PathBuf, PathBuf)> {
     let place = |what: &str| directory.join(format!("{name}-{what}.pem"));
     let [authority, authority_key, certificate, key, request, extensions] =
         ["ca", "ca-key", "cert", "key", "request", "extensions"].map(place);
