@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use hedgerow_http::{LATENCY_BUCKETS, Stats, StatsSnapshot};
+use hedgerow_tunnel::Transport;
 use http::StatusCode;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
@@ -14,6 +15,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::federation::Federation;
+use crate::mesh_peer::Places;
 
 /// A number that one thread changes and another reads.
 #[derive(Debug, Default)]
@@ -73,6 +75,10 @@ counters! {
     tunnels_turned_away,
     /// Nodes' connections whose handshake failed.
     handshakes_failed,
+    /// Peers of coordinators that were let through to one.
+    mesh_peers_accepted,
+    /// Peers of coordinators that were not let through.
+    mesh_peers_refused,
 }
 
 impl Counters {
@@ -88,6 +94,7 @@ impl Counters {
 /// Everything that is counted, for `/metrics`.
 pub(crate) struct Metrics {
     pub(crate) federation: Arc<Federation>,
+    pub(crate) mesh_peers: Arc<Places>,
     pub(crate) counters: Vec<Arc<Counters>>,
     pub(crate) stats: Vec<Arc<Stats>>,
 }
@@ -157,14 +164,20 @@ impl Collector for Metrics {
         let guests = [("routable", routable), ("not-routable", snapshot.guests.len() - routable)];
         let guests = guests.map(|(state, count)| (state, count as u64));
         page.gauges("guests", "Agents with a URL of their own that coordinators speak for", "state", guests)?;
-        page.gauge("tunnels", "Nodes' connections that are open", snapshot.lanes as u64)?;
+        let lanes = [Transport::Quic, Transport::Tcp]
+            .map(|transport| (transport.as_str(), snapshot.lanes.get(&transport).copied().unwrap_or(0) as u64));
+        page.gauges("tunnels", "Nodes' connections that are open, by what carries them", "transport", lanes)?;
         let tunnels = [
             ("accepted", counters.tunnels_accepted.get()),
             ("rejected", counters.tunnels_rejected.get()),
             ("turned-away", counters.tunnels_turned_away.get()),
             ("failed", counters.handshakes_failed.get()),
         ];
-        page.counters("tunnel_handshakes", "Nodes' connections that came, by outcome", "outcome", tunnels)
+        page.counters("tunnel_handshakes", "Nodes' connections that came, by outcome", "outcome", tunnels)?;
+        let peers = self.mesh_peers.taken() as u64;
+        page.gauge("mesh_peers_open", "Peers connected to coordinators by way of this entry", peers)?;
+        let peers = [("accepted", counters.mesh_peers_accepted.get()), ("refused", counters.mesh_peers_refused.get())];
+        page.counters("mesh_peers", "Peers that asked for a way to a coordinator, by outcome", "outcome", peers)
     }
 }
 

@@ -1,5 +1,6 @@
-//! Which request goes where: to a service, or to what the entry answers itself.
+//! Which request goes where: to a service, to a coordinator's libp2p, or to what the entry answers itself.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -7,15 +8,18 @@ use hedgerow_contract::{Call, endpoint};
 use hedgerow_http::{
     Peer, Problem, RequestBody, ResponseBody, Scheme, X_REQUEST_ID, check_form, is_routed, request_id,
 };
+use hedgerow_tunnel::Transport;
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, ORIGIN};
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use serde::Serialize;
 
 use crate::contract;
 use crate::head_guard::Framing;
+use crate::mesh_peer;
 use crate::shard::Shard;
-use crate::views;
+use crate::views::{self, TunnelAddress};
 
 /// What our own endpoints answer to.
 const READ_ONLY: &str = "GET, HEAD, OPTIONS";
@@ -24,6 +28,8 @@ const READ_ONLY: &str = "GET, HEAD, OPTIONS";
 pub(crate) struct Client {
     pub(crate) peer: Peer,
     pub(crate) scheme: Scheme,
+    /// Where it comes from; a proxy may stand there.
+    pub(crate) address: IpAddr,
 }
 
 /// An answer of our own, or what is wrong with the request.
@@ -34,12 +40,16 @@ pub(crate) async fn answer(
     shard: &Rc<Shard>,
     client: &Client,
     framing: Framing,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     let response = match refuse(&request, framing) {
         Some(problem) => closing(request.version(), finish(shard, &request, Err(problem.into()))),
         None if is_routed(request.uri().path()) => {
             shard.forwarder.forward(request.map(RequestBody::from), &client.peer).await
+        }
+        None if mesh_peer::is_meant(&request) => {
+            let answer = mesh_peer::answer(shard, client, &mut request).await;
+            finish(shard, &request, answer)
         }
         None => match endpoint(request.method().as_str(), request.uri().path()) {
             // What the entry says of itself is more than the contract asks for.
@@ -91,11 +101,9 @@ fn own(shard: &Shard, client: &Client, request: &Request<Incoming>) -> Answer {
             json(&views::welcome(&shard.common.federation, &here))
         },
         "/health" => |shard, _, _| json(&views::health(&shard.common.federation.snapshot())),
-        "/mesh/bootstrap" => |shard, _, _| {
-            let (common, settings) = (&shard.common, &shard.common.settings);
-            let public = settings.tunnel_public.as_ref();
-            let (port, random) = (common.bound.tunnel.port(), &mut shard.random.borrow_mut());
-            json(&views::bootstrap(&common.federation, public, port, random))
+        "/mesh/bootstrap" => |shard, client, headers| {
+            let tunnels = tunnels(shard, client, headers);
+            json(&views::bootstrap(&shard.common.federation, tunnels, &mut shard.random.borrow_mut()))
         },
         "/mesh/registry" => |shard, _, _| registry(shard),
         _ => return Err(not_found(path, common.federation.snapshot().up == 0).into()),
@@ -141,6 +149,26 @@ fn here(shard: &Shard, client: &Client, headers: &HeaderMap) -> String {
     let plain = |host: &&str| host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b));
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).filter(plain);
     host.map_or_else(String::new, |host| format!("{}://{host}", client.scheme.as_str()))
+}
+
+/// Where nodes' tunnels come in.
+fn tunnels(shard: &Shard, client: &Client, headers: &HeaderMap) -> impl Iterator<Item = TunnelAddress> {
+    let (bound, settings) = (&shard.common.bound, &shard.common.settings);
+    let over_quic = TunnelAddress::at(Transport::Quic, settings.tunnel_public.as_ref(), bound.tunnel.port());
+    let public = settings.tunnel_tcp_public.as_ref();
+    // What ends the TLS of a client in front of us would end a node's too, and cannot prove our key.
+    let over_tcp = (public.is_some() || !client.peer.is_trusted_proxy())
+        .then(|| TunnelAddress::at(Transport::Tcp, public, port_of(headers, client.scheme)));
+    [over_quic].into_iter().chain(over_tcp)
+}
+
+/// The port at which the client says that it has reached us: a router may have given it another number than ours.
+fn port_of(headers: &HeaderMap, scheme: Scheme) -> u16 {
+    let authority = headers.get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    authority.and_then(|authority| authority.port_u16()).unwrap_or(match scheme {
+        Scheme::Http => 80,
+        Scheme::Https => 443,
+    })
 }
 
 /// The registry, which is written once for each snapshot: it can be long, and anybody may ask.

@@ -11,7 +11,8 @@
 //! disconnected. What a peer may say, whom to be connected to and what to ask of them is [`hedgerow_proto::peering`]'s matter: here
 //! is what carries it.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,6 +27,7 @@ use hedgerow_proto::peering::{Complaint, Conclusion, Event, Peering, QuestionId}
 pub use hedgerow_proto::peering::{Objection, Replication};
 pub use libp2p::Multiaddr;
 use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::timeout::TransportTimeout;
 use libp2p::core::transport::{Boxed, ListenerId};
 use libp2p::core::upgrade::Version;
 use libp2p::identity::{Keypair, PublicKey, ed25519};
@@ -33,33 +35,44 @@ pub use libp2p::multiaddr::Protocol;
 use libp2p::request_response::{OutboundRequestId, ResponseChannel};
 use libp2p::swarm::{Config, Executor};
 use libp2p::{PeerId, Swarm, Transport, noise, quic, tcp, yamux};
+use rustls::ClientConfig;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::{debug, trace, warn};
 
 use crate::replica::Replica;
 
 mod behaviour;
 mod connections;
+mod dials;
 mod exchange;
 mod frugal;
 mod gossip;
 mod handle;
 mod kademlia;
 pub mod link;
+pub mod paths;
 pub mod relay;
 mod requests;
+mod ways;
 
 use behaviour::{Behaviour, Names};
+use dials::{Dials, Preference};
 use handle::Command;
 pub use handle::{AskError, HostHandle};
+use paths::{Arrivals, EntryTransport};
 use requests::Asker;
+use ways::Ways;
+pub use ways::{Way, Why};
 
 /// A connection over which nothing has been going on for so long is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// The loop turns at least this often: gossipsub's heartbeat does not wake it (libp2p-gossipsub 0.50.1 resets its timer
 /// without polling it), so it must be below the heartbeat's interval.
 const TICK: Duration = Duration::from_millis(250);
+/// How long a connection may take to come up, from the first packet to the multiplexer: without it a stranger who says nothing keeps
+/// one of the places for those who are opening connections.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Streams of one connection at once, each way: those of relays (`relay`), and of what coordinators say to each other.
 const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
 /// Commands that may wait for the host.
@@ -113,12 +126,17 @@ pub fn topic(federation: FederationId) -> libp2p::gossipsub::IdentTopic {
     Names::of(federation).topic()
 }
 
-/// The transport of the binaries: QUIC, and TCP with noise and yamux.
-pub fn transport(key: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, HostError> {
+/// The transport of the binaries: QUIC; TCP, and what comes by way of entries, both with noise and yamux.
+pub fn transport(key: &Keypair, by_entry: EntryTransport) -> Result<Boxed<(PeerId, StreamMuxerBox)>, HostError> {
     let noise = noise::Config::new(key).map_err(|error| HostError::Setup(error.to_string()))?;
     let mut yamux = yamux::Config::default();
     yamux.set_max_num_streams(2 * STREAMS_PER_CONNECTION_MAX as usize);
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise.clone())
+        .multiplex(yamux.clone())
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let by_entry = by_entry
         .upgrade(Version::V1Lazy)
         .authenticate(noise)
         .multiplex(yamux)
@@ -126,7 +144,9 @@ pub fn transport(key: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, HostE
     let mut config = quic::Config::new(key);
     config.max_concurrent_stream_limit = STREAMS_PER_CONNECTION_MAX;
     let quic = quic::tokio::Transport::new(config).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    Ok(quic.or_transport(tcp).map(|either, _| either.into_inner()).boxed())
+    // First the one that knows what is its own: TCP would take the address of a WebSocket for one of its.
+    let all = by_entry.or_transport(quic.or_transport(tcp).map(|either, _| either.into_inner()));
+    Ok(TransportTimeout::new(all.map(|either, _| either.into_inner()), SETUP_TIMEOUT).boxed())
 }
 
 /// The tokio executor, for the binaries.
@@ -203,6 +223,8 @@ pub struct HostStatus {
     pub coordinators: BTreeSet<NodeId>,
     /// Peers of its federation that are connected, workers included.
     pub peers: BTreeSet<PeerId>,
+    /// By which way each of them is.
+    pub ways: BTreeMap<NodeId, Way>,
 }
 
 /// What only a coordinator has.
@@ -233,6 +255,10 @@ pub struct Host {
     asked: HashMap<OutboundRequestId, Asker>,
     /// Who waits for a connection.
     connecting: HashMap<PeerId, Vec<oneshot::Sender<Result<(), String>>>>,
+    /// Who is being dialled.
+    dials: Dials,
+    /// How everybody is connected.
+    ways: Ways,
     calls: FuturesUnordered<CallAnswer>,
     queries: kademlia::Queries,
 }
@@ -248,6 +274,10 @@ impl Host {
         let names = Names::of(federation);
         let peer = key.public().to_peer_id();
         let me = node_id(&peer).ok_or_else(|| HostError::Setup("the key is not an Ed25519 key".into()))?;
+        let preference = match part {
+            Part::Worker => Preference::Tcp,
+            Part::Coordinator { .. } => Preference::Direct,
+        };
         let (behaviour, registry) = match part {
             Part::Worker => (Behaviour::worker(&key, &names, &limits), None),
             Part::Coordinator { replica, calls, replication } => {
@@ -285,18 +315,34 @@ impl Host {
             binding,
             asked: HashMap::new(),
             connecting: HashMap::new(),
+            dials: Dials::new(preference),
+            ways: Ways::default(),
             calls: FuturesUnordered::new(),
             queries: kademlia::Queries::default(),
         };
         Ok((host, handle))
     }
 
-    /// Puts a host of the binaries up, and runs it in a task of its own for as long as somebody holds a handle.
-    pub fn spawn(config: HostConfig) -> Result<HostHandle, HostError> {
-        let transport = transport(&config.key)?;
-        let (host, handle) = Self::new(config, transport, TokioExecutor)?;
+    /// Puts a host of the binaries up, and runs it in a task of its own for as long as somebody holds a handle. `tls` says which entries
+    /// are trusted to be who they are; on the way to peers it is no more than a second lock.
+    pub fn spawn(config: HostConfig, tls: Arc<ClientConfig>) -> Result<HostHandle, HostError> {
+        let (arrivals, arriving) = paths::arrivals();
+        let transport = transport(&config.key, EntryTransport::new(tls, arriving))?;
+        let (mut host, handle) = Self::new(config, transport, TokioExecutor)?;
+        let handle = match host.registry {
+            Some(_) => host.listen_for_entries(handle, arrivals)?,
+            // Nobody has a reason to come to a worker.
+            None => handle,
+        };
         tokio::spawn(host.run());
         Ok(handle)
+    }
+
+    fn listen_for_entries(&mut self, handle: HostHandle, arrivals: Arrivals) -> Result<HostHandle, HostError> {
+        let here = EntryTransport::here();
+        let listening = self.swarm.listen_on(here.clone());
+        listening.map_err(|error| HostError::Listen { address: here, reason: error.to_string() })?;
+        Ok(handle.with_arrivals(arrivals))
     }
 
     /// Runs for as long as somebody holds a handle.
@@ -324,11 +370,14 @@ impl Host {
     fn handle_timeouts(&mut self) -> Duration {
         self.tell(|peering, replica, now| peering.handle_timeout(now, replica));
         self.look_at_kademlia();
+        self.dial_due();
+        self.close_surplus();
+        let dial = self.dials.next_at().map_or(TICK, |at| at.saturating_duration_since(Instant::now()));
         let due = self.registry.as_ref().map(|Registry { replica, peering, .. }| {
             let (at, _) = peering.poll_timeout();
             at.since(replica.now())
         });
-        due.map_or(TICK, |due| due.min(TICK))
+        due.map_or(TICK, |due| due.min(TICK)).min(dial)
     }
 
     /// Tells the core of something, and does what follows. `None`: this node is a worker, and has none.

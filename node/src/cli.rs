@@ -61,8 +61,9 @@ pub struct JoinArgs {
     /// [env: HEDGEROW_LISTEN, or PORT with HOST] [default: not at all]
     #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address)]
     pub listen: Option<SocketAddr>,
-    /// Where a coordinator's libp2p listens, for example /ip4/0.0.0.0/udp/4001/quic-v1 (port 0 takes any), or off; its addresses
-    /// stand in its record, for all nodes to dial. Coordinators only, and who may be elected. May be given several times
+    /// Where a coordinator's libp2p listens, for example /ip4/0.0.0.0/udp/4001/quic-v1 (port 0 takes any); its addresses stand in
+    /// its record, for all nodes to dial. off: nowhere; it is in the mesh all the same, by way of its entries. Coordinators only,
+    /// and who may be elected. May be given several times
     /// [env: HEDGEROW_MESH_LISTEN, separated by commas] [default: any free port, over QUIC and TCP]
     #[arg(long, value_name = "MULTIADDR|off")]
     pub mesh_listen: Vec<MeshAddress>,

@@ -25,6 +25,10 @@ use crate::bootstrap::{Bootstrap, Introduction};
 use crate::entry_url::EntryUrl;
 use crate::patience::{Patience, Say};
 
+mod up;
+
+pub use up::UpEntry;
+
 /// How often the addresses of a host are looked up again when all is well.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(60);
 /// A host whose addresses do not come within this has none for now.
@@ -440,9 +444,9 @@ impl Directory for EntryDirectory {
                 info!(entry = %self.entry.short(), %url, "the entry has another key or federation now: joining anew");
                 return Err("the entry has another key or federation now".into());
             }
-            let mut addresses: Vec<_> = same.into_iter().flat_map(|said| said.tunnels).collect();
-            addresses.dedup();
-            Ok(Target { addresses, entry: self.entry, federation: self.federation })
+            let mut ways: Vec<_> = same.into_iter().flat_map(|said| said.ways).collect();
+            ways.dedup();
+            Ok(Target { ways, entry: self.entry, federation: self.federation })
         })
     }
 }

@@ -7,12 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use hedgerow_contract::DeskConfig;
 use hedgerow_contract::url::UrlPolicy;
-use hedgerow_mesh::host::Multiaddr;
+use hedgerow_mesh::host::{Multiaddr, Way};
 use hedgerow_mesh::replica::{Replica, ReplicaConfig, ReplicaError, SpeakError};
 use hedgerow_process::exit::Failure;
-use hedgerow_proto::id::FederationId;
+use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::limits::Limits;
-use hedgerow_proto::record::{Candidacy, Hardware, Home, NodeRecord, Roles};
+use hedgerow_proto::record::{Candidacy, Hardware, Home, NodeRecord, RecordError, Roles};
 use hedgerow_proto::registry::{Registry, Source};
 use hedgerow_tunnel::{DialConfig, DrainState, Services, tuning};
 use tokio::sync::{mpsc, watch};
@@ -28,7 +28,7 @@ use crate::node::role_word;
 use crate::platform::Platform;
 use crate::services::LocalServices;
 use crate::settings::MeshListen;
-use crate::status::MeshStatus;
+use crate::status::{MeshStatus, PeerStatus};
 
 mod offered;
 
@@ -204,15 +204,25 @@ impl Membership {
     /// How it stands on the mesh.
     pub fn status(&self) -> MeshStatus {
         let (mesh, roles) = (&self.mesh, self.mesh.roles());
+        let host = mesh.host_status();
+        let peer = |(node, way): (&NodeId, &Way)| PeerStatus {
+            node_id: node.to_string(),
+            part: if host.coordinators.contains(node) || !roles.coordinates() { "coordinator" } else { "worker" }
+                .into(),
+            path: way.path.to_string(),
+            why: way.why.to_string(),
+        };
+        let peers = host.ways.iter().map(peer).collect();
         let digest = || mesh.replica.read(Registry::digest).to_string();
         MeshStatus {
             federation: mesh.federation.to_string(),
             role: role_word(roles).to_owned(),
             home: mesh.attached.borrow().map(|home| home.to_string()),
-            coordinators: mesh.host_status().coordinators.len(),
+            coordinators: host.coordinators.len(),
             workers: mesh.workers.count(),
             agents: self.contract.agents(),
             digest: roles.coordinates().then(digest),
+            peers,
         }
     }
 
@@ -270,8 +280,16 @@ struct Publisher {
 impl Publisher {
     fn say(&self) -> Result<(), ReplicaError> {
         let mesh = &self.mesh;
-        let home = *mesh.home.borrow();
-        mesh.replica.announce(self.profile.record(mesh.roles(), &self.services, &mesh.addresses(), home))
+        let (home, mut addresses) = (*mesh.home.borrow(), mesh.addresses());
+        loop {
+            let record = self.profile.record(mesh.roles(), &self.services, &addresses, home);
+            match mesh.replica.announce(record) {
+                // A node with many services has no room for all of its addresses: the first ones say the most.
+                Err(ReplicaError::Speak(SpeakError::Record(RecordError::TooLong { .. })))
+                    if addresses.pop().is_some() => {}
+                said => return said,
+            }
+        }
     }
 
     fn say_or_tell(&self) {

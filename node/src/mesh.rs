@@ -33,6 +33,7 @@ use crate::platform::SpawnHost;
 use crate::settings::MeshListen;
 
 pub mod addresses;
+pub mod by_entry;
 pub mod hints;
 pub mod home;
 mod relays;
@@ -78,6 +79,10 @@ pub struct Mesh {
     pub calls: mpsc::Sender<IncomingCall>,
     /// How far the most distant entry is.
     entry_reach: watch::Sender<Reach>,
+    /// Where others reach it by way of entries.
+    at_entries: watch::Sender<Vec<Multiaddr>>,
+    /// How often an entry's tunnel has come up.
+    came_up: watch::Sender<u64>,
     key: SecretKey,
     listen: MeshListen,
     candidacy: Candidacy,
@@ -91,6 +96,7 @@ pub struct Watch {
     home: watch::Receiver<Option<Home>>,
     host: watch::Receiver<Option<HostHandle>>,
     reach: watch::Receiver<Reach>,
+    at_entries: watch::Receiver<Vec<Multiaddr>>,
     status: Option<watch::Receiver<HostStatus>>,
     /// Where the host listened when that was looked at last.
     listening: Vec<Multiaddr>,
@@ -99,7 +105,7 @@ pub struct Watch {
 impl Watch {
     /// Ready when something has changed, or may have.
     pub async fn changed(&mut self) {
-        let Self { roles, home, host, reach, status, listening } = self;
+        let Self { roles, home, host, reach, at_entries, status, listening } = self;
         let listens_elsewhere = async {
             let Some(status) = status else { return std::future::pending().await };
             loop {
@@ -120,6 +126,7 @@ impl Watch {
             _ = roles.changed() => {}
             _ = home.changed() => {}
             _ = reach.changed() => {}
+            _ = at_entries.changed() => {}
             () = listens_elsewhere => {}
             _ = host.changed() => next = Some(host.borrow_and_update().as_ref().map(HostHandle::status)),
         }
@@ -171,6 +178,8 @@ impl Mesh {
             census: watch::Sender::new(None),
             calls,
             entry_reach: watch::Sender::new(Reach::Machine),
+            at_entries: watch::Sender::new(Vec::new()),
+            came_up: watch::Sender::new(0),
             key,
             listen,
             candidacy,
@@ -190,6 +199,20 @@ impl Mesh {
         self.entry_reach.send_if_modified(|farthest| std::mem::replace(farthest, reach.max(*farthest)) < reach);
     }
 
+    /// Others reach it by way of entries at these addresses, and at no others.
+    pub fn has_addresses_at_entries(&self, addresses: Vec<Multiaddr>) {
+        self.at_entries.send_if_modified(|known| {
+            let news = *known != addresses;
+            *known = addresses;
+            news
+        });
+    }
+
+    /// A tunnel to an entry has come up: what failed without it may succeed now.
+    pub fn entry_came_up(&self) {
+        self.came_up.send_modify(|times| *times += 1);
+    }
+
     /// How the host is.
     pub fn host_status(&self) -> HostStatus {
         self.host.borrow().as_ref().map(|host| host.status().borrow().clone()).unwrap_or_default()
@@ -200,8 +223,9 @@ impl Mesh {
         if !self.roles().coordinates() {
             return Vec::new();
         }
-        let listening = self.host_status().listening;
-        let mut told = worth_telling(&listening, *self.entry_reach.borrow());
+        // First those at entries, which always mean something, and which those need who have no other.
+        let mut told = self.at_entries.borrow().clone();
+        told.extend(worth_telling(&self.host_status().listening, *self.entry_reach.borrow()));
         told.truncate(Limits::PRODUCTION.multiaddrs_per_node_max);
         told
     }
@@ -213,6 +237,7 @@ impl Mesh {
             home: self.home.subscribe(),
             host: self.host.subscribe(),
             reach: self.entry_reach.subscribe(),
+            at_entries: self.at_entries.subscribe(),
             status: self.host.borrow().as_ref().map(HostHandle::status),
             listening: Vec::new(),
         }
@@ -317,7 +342,29 @@ impl Mesh {
         self.home.send_if_modified(|home| home.take().is_some());
         let (Ok(homes), Ok(streams)) = (Homes::listen(host), RelayStreams::listen(host)) else { return };
         let passing_on = relays::serve(streams, &self.replica, &config.services, &config.drain);
-        tokio::join!(self.workers.take_in(homes), self.workers.keep_time(), passing_on, self.tell(host));
+        tokio::join!(
+            self.workers.take_in(homes),
+            self.workers.keep_time(),
+            passing_on,
+            self.tell(host),
+            self.tell_of_entries(host)
+        );
+    }
+
+    /// Tells the host where it is reached by way of entries, and when one of them is there again.
+    async fn tell_of_entries(&self, host: &HostHandle) {
+        let (mut at_entries, mut came_up) = (self.at_entries.subscribe(), self.came_up.subscribe());
+        at_entries.mark_changed();
+        loop {
+            // The senders are this node's own: neither goes before it.
+            tokio::select! {
+                _ = at_entries.changed() => {
+                    let addresses = at_entries.borrow_and_update().clone();
+                    host.announce(addresses).await;
+                }
+                _ = came_up.changed() => host.try_again().await,
+            }
+        }
     }
 
     /// Tells Kademlia of services, when they have changed.

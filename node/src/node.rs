@@ -63,6 +63,7 @@ impl Node {
         services: Arc<LocalServices>,
         shutdown: Shutdown,
         data_dir: PathBuf,
+        platform: Platform,
         failures: mpsc::Sender<Failure>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -71,7 +72,7 @@ impl Node {
             shutdown,
             drain: watch::Sender::new(DrainState::Running),
             data_dir,
-            platform: Platform::system(),
+            platform,
             failures,
             started: Instant::now(),
             listen: OnceLock::new(),
@@ -350,6 +351,8 @@ fn entry_status(view: EntryView) -> EntryStatus {
         rtt_ms: None,
         connections: None,
         observed: None,
+        transport: None,
+        why_not_quic: None,
         error: None,
         retry_in_ms: None,
         failures: 0,
@@ -365,6 +368,8 @@ fn entry_status(view: EntryView) -> EntryStatus {
                     status.rtt_ms = Some(up.rtt.as_secs_f64() * 1000.0);
                     status.connections = Some(up.connections);
                     status.observed = Some(up.observed);
+                    status.transport = Some(up.transport.as_str().to_owned());
+                    status.why_not_quic = up.why_not_quic;
                     TunnelStage::Up
                 }
                 TunnelState::Waiting { error, until } => {

@@ -32,9 +32,10 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// What the binary runs on.
-    pub fn system() -> Self {
-        Self { clock: Arc::new(SystemClock), spawn_host: Arc::new(Host::spawn) }
+    /// What the binary runs on. `tls` says which entries are trusted.
+    pub fn system(tls: Arc<rustls::ClientConfig>) -> Self {
+        let spawn_host = move |config| Host::spawn(config, tls.clone());
+        Self { clock: Arc::new(SystemClock), spawn_host: Arc::new(spawn_host) }
     }
 }
 

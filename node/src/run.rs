@@ -26,7 +26,9 @@ use crate::hardware;
 use crate::identity::Identity;
 use crate::lan;
 use crate::membership::Profile;
+use crate::mesh::by_entry;
 use crate::node::{Node, role_word};
+use crate::platform::Platform;
 use crate::probe;
 use crate::services::LocalServices;
 use crate::settings::Settings;
@@ -92,7 +94,8 @@ pub async fn join(settings: Settings) -> Result<(), Failure> {
     };
     check_record(&identity, &profile, &services)?;
     let (failures, mut failed) = mpsc::channel(1);
-    let node = Node::new(identity, profile, services, shutdown, settings.data_dir.clone(), failures);
+    let platform = Platform::system(bootstrap.tls());
+    let node = Node::new(identity, profile, services, shutdown, settings.data_dir.clone(), platform, failures);
     greet(&settings, &node);
 
     let control_task = tokio::spawn({
@@ -109,6 +112,7 @@ pub async fn join(settings: Settings) -> Result<(), Failure> {
     };
     let entries = Entries::new(bootstrap, config_for, node.seed());
     node.set_entries(entries.clone());
+    tokio::spawn(by_entry::follow(Arc::downgrade(&node), entries.clone()));
     let following = tokio::spawn(entries.clone().follow(settings.entries));
 
     tokio::select! {

@@ -128,9 +128,13 @@ impl Lab {
 
     /// Starts a node; it may not have joined yet ([`Node::joined`]).
     pub fn start_node(self: &Arc<Self>, spec: NodeSpec, entries: &[&Entry]) -> Result<Node> {
-        let join = entries.iter().map(|entry| entry.url()).collect::<Vec<_>>();
-        let process = self.launch_node(&spec, &join)?;
-        Ok(Node { lab: self.clone(), spec, join, process, id: String::new(), listen: None })
+        self.start_node_at(spec, &entries.iter().map(|entry| entry.url()).collect::<Vec<_>>())
+    }
+
+    /// Starts a node that joins entries at these URLs; it may not have joined yet.
+    pub fn start_node_at(self: &Arc<Self>, spec: NodeSpec, urls: &[String]) -> Result<Node> {
+        let process = self.launch_node(&spec, urls)?;
+        Ok(Node { lab: self.clone(), spec, join: urls.to_vec(), process, id: String::new(), listen: None })
     }
 
     /// Starts a node and waits until its tunnel is up.

@@ -20,6 +20,7 @@ use crate::terminal::{Style, human, say};
 
 mod agents;
 mod bodies;
+mod by_entry;
 mod capacity;
 mod command_line;
 mod contract;
@@ -36,6 +37,7 @@ pub(crate) mod peers;
 mod raw;
 mod retries;
 mod streams;
+mod udp_blocked;
 mod url_guard;
 
 /// Longer than most checks take; one that hangs is a failure and not a hang of CI.
@@ -126,6 +128,7 @@ pub fn checks() -> Vec<Check> {
         files::checks(),
         bodies::checks(),
         streams::checks(),
+        udp_blocked::checks(),
         https::checks(),
         faults::checks(),
         retries::checks(),
@@ -137,6 +140,7 @@ pub fn checks() -> Vec<Check> {
         url_guard::checks(),
         mesh::checks(),
         homes::checks(),
+        by_entry::checks(),
         own_port::checks(),
         keys::checks(),
         election::checks(),

@@ -69,6 +69,16 @@ fn workers_behind_every_router_that_lets_udp_out_serve() {
 }
 
 #[test]
+fn workers_serve_whose_networks_let_no_udp_out() {
+    holds("no-udp");
+}
+
+#[test]
+fn six_coordinators_that_nobody_can_dial_are_one_mesh() {
+    holds("six");
+}
+
+#[test]
 fn nothing_fails_when_a_coordinator_is_killed_and_its_workers_have_another_home() {
     holds("coordinator-killed");
 }

@@ -11,11 +11,12 @@ use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::record::{Body, NodeRecord, Roles, ServiceHealth, ServiceOffer, Signed, Version};
 use hedgerow_proto::registry::Registry;
 use hedgerow_proto::sync::{Session, SyncError};
-use hedgerow_tunnel::link::BoxFuture;
+use hedgerow_tunnel::link::{BoxFuture, BoxStream};
 use hedgerow_tunnel::serve::OtherStream;
 use hedgerow_tunnel::sync::{SyncReplica, synchronise};
 use hedgerow_tunnel::{
-    BoxIo, DialConfig, Directory, DrainState, OpenService, Services, Slot, Target, TunnelState, TunnelStatus, maintain,
+    BoxIo, DialConfig, Directory, DrainState, OpenService, Services, Slot, Target, TunnelState, TunnelStatus, Way,
+    maintain,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -97,6 +98,7 @@ struct OneService {
     /// The names that it goes by: a real node refuses every other.
     names: Vec<&'static str>,
     registry: Option<Replica>,
+    takes_peers: bool,
 }
 
 /// What a coordinator knows.
@@ -132,6 +134,10 @@ impl Services for OneService {
     }
 
     fn other(&self, preface: &Preface) -> Option<OtherStream> {
+        if preface.kind == StreamKind::MeshPeer {
+            let take: OtherStream = Box::new(|stream| Box::pin(take_peer(stream)));
+            return self.takes_peers.then_some(take);
+        }
         let replica = self.registry.clone().filter(|_| preface.kind == StreamKind::Sync)?;
         Some(Box::new(move |mut stream| {
             Box::pin(async move {
@@ -140,6 +146,24 @@ impl Services for OneService {
                 let _ = stream.shutdown().await;
             })
         }))
+    }
+}
+
+/// Shakes hands as a WebSocket does, says with which head it was asked, and answers with whatever it hears.
+async fn take_peer(mut stream: BoxStream) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
+            return;
+        }
+    }
+    let switch = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                  sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+    let said = [switch.as_bytes(), &head].concat();
+    if stream.write_all(&said).await.is_ok() && stream.flush().await.is_ok() {
+        let (mut read, mut write) = tokio::io::split(stream);
+        let _ = tokio::io::copy(&mut read, &mut write).await;
+        let _ = write.shutdown().await;
     }
 }
 
@@ -167,6 +191,10 @@ impl Says {
     pub(crate) fn worker(seed: u8, services: &[&'static str]) -> Self {
         let services = services.iter().map(|name| (*name, ServiceHealth::Up)).collect();
         Self { seed, epoch: 1, roles: Roles::Worker, services, multiaddrs: vec![], registry: None }
+    }
+
+    pub(crate) fn coordinator(seed: u8) -> Self {
+        Self { roles: Roles::Coordinator, ..Self::worker(seed, &[]) }
     }
 
     pub(crate) fn key(&self) -> SecretKey {
@@ -228,12 +256,14 @@ impl Drop for Node {
 impl Node {
     /// Dials the entry, and serves what comes from the service at `service`.
     pub(crate) fn start(entry: &Entry, service: SocketAddr, says: Says) -> Self {
+        Self::start_by(Way::Quic(entry.tunnel), entry, service, says)
+    }
+
+    /// The same, by this way.
+    pub(crate) fn start_by(way: Way, entry: &Entry, service: SocketAddr, says: Says) -> Self {
         let federation = entry.ready["federation"].as_str().unwrap().parse().unwrap();
-        let target = Target {
-            addresses: vec![entry.tunnel],
-            entry: entry.ready["node_id"].as_str().unwrap().parse().unwrap(),
-            federation,
-        };
+        let target =
+            Target { ways: vec![way], entry: entry.ready["node_id"].as_str().unwrap().parse().unwrap(), federation };
         let record = watch::Sender::new(says.record(federation));
         let drain = watch::Sender::new(DrainState::Running);
         let leave = Arc::new(OnceLock::new());
@@ -243,7 +273,12 @@ impl Node {
         let config = DialConfig {
             key: says.key(),
             incarnation: says.incarnation(),
-            services: Arc::new(OneService { address: service, names, registry: says.registry.clone() }),
+            services: Arc::new(OneService {
+                address: service,
+                names,
+                registry: says.registry.clone(),
+                takes_peers: says.roles.coordinates(),
+            }),
             authorities,
             record: record.subscribe(),
             leave: leave.clone(),

@@ -344,6 +344,11 @@ impl Peering {
         self.fault(now, from, Fault::Wrong);
     }
 
+    /// What kept others from being reached may be over: those that failed are due at the next look.
+    pub fn try_again(&mut self) {
+        self.neighbours.try_again();
+    }
+
     /// This node stops: whoever was met is not met any more.
     pub fn stop(&mut self, now: Time, replica: &mut impl Replica) {
         for node in std::mem::take(&mut self.coordinators) {

@@ -79,6 +79,14 @@ impl Names {
         self.name("1")
     }
 
+    /// Whether a peer is of this federation: it says so, or speaks one of these protocols, as other implementations do which cannot
+    /// choose what identify says. A stranger's claim either way; whom to believe what is another matter.
+    pub(super) fn are_spoken_by(&self, info: &identify::Info) -> bool {
+        let prefix = self.name("");
+        info.protocol_version == self.identify()
+            || info.protocols.iter().any(|protocol| protocol.as_ref().starts_with(&prefix))
+    }
+
     /// The topic of records.
     pub(super) fn topic(&self) -> IdentTopic {
         IdentTopic::new(self.name("registry/1"))

@@ -2,27 +2,45 @@
 
 use hedgerow_proto::peering::Part;
 use libp2p::PeerId;
+use libp2p::core::ConnectedPoint;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
-use libp2p::swarm::{DialError, SwarmEvent};
+use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
 use libp2p::{identify, ping};
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::behaviour::BehaviourEvent;
-use super::{Host, Multiaddr, node_id};
+use super::dials::Failed;
+use super::paths::Path;
+use super::{Host, Multiaddr, Way, node_id};
 
 impl Host {
     pub(super) fn dial(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
-        let options =
-            DialOpts::peer_id(peer).addresses(addresses).condition(PeerCondition::DisconnectedAndNotDialing).build();
-        if let Err(error) = self.swarm.dial(options) {
-            self.not_reached(peer, &error);
+        self.dials.begin(Instant::now(), peer, addresses);
+        self.dial_due();
+    }
+
+    /// Tries the next addresses of those whose former ones have failed, or have had their time.
+    pub(super) fn dial_due(&mut self) {
+        while let Some((peer, addresses)) = self.dials.due(Instant::now()) {
+            // Another attempt at this peer is no reason to wait: it may be one at a worse address.
+            let options = DialOpts::peer_id(peer).addresses(addresses).condition(PeerCondition::Disconnected).build();
+            let id = options.connection_id();
+            self.dials.started(&peer, id);
+            if let Err(error) = self.swarm.dial(options) {
+                self.not_reached(peer, id, &error);
+            }
         }
     }
 
-    fn not_reached(&mut self, peer: PeerId, error: &DialError) {
+    fn not_reached(&mut self, peer: PeerId, id: ConnectionId, error: &DialError) {
         debug!(%peer, %error, "cannot be reached");
-        // Another attempt is under way, or has succeeded.
+        // Another attempt has succeeded.
         if matches!(error, DialError::DialPeerConditionFalse(_)) {
+            self.dials.connected(&peer);
+            return;
+        }
+        if self.dials.failed(Instant::now(), &peer, id) == Failed::GoesOn {
             return;
         }
         self.tell_connecting(peer, &Err(error.to_string()));
@@ -40,6 +58,8 @@ impl Host {
 
     pub(super) fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
+            // There is no port.
+            SwarmEvent::NewListenAddr { address, .. } if Path::of(&address) == Path::Entry => {}
             SwarmEvent::NewListenAddr { address, listener_id } => {
                 info!(%address, "listening for the mesh");
                 self.binding.remove(&listener_id);
@@ -57,10 +77,19 @@ impl Host {
                 debug!(peer = %peer_id, "not the key of a node");
                 self.disconnect(peer_id);
             }
-            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => self.not_reached(peer, &error),
-            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, cause, .. } => {
-                debug!(peer = %peer_id, cause = cause.map(tracing::field::display), "disconnected");
-                self.gone(peer_id);
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.connected(peer_id, connection_id, &endpoint);
+            }
+            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), connection_id, error } => {
+                self.not_reached(peer, connection_id, &error);
+            }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, cause, .. } => {
+                debug!(peer = %peer_id, left = num_established, cause = cause.map(tracing::field::display), "disconnected");
+                self.ways.closed(&peer_id, connection_id);
+                match num_established {
+                    0 => self.gone(peer_id),
+                    _ => self.note_way(&peer_id),
+                }
             }
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
             other => debug!(event = ?other, "libp2p"),
@@ -94,15 +123,42 @@ impl Host {
         let _ = self.swarm.disconnect_peer_id(peer);
     }
 
+    fn connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
+        let directly = self.dials.connected(&peer);
+        let way = Way::of(endpoint, directly);
+        debug!(%peer, path = %way.path, "connected");
+        self.ways.opened(Instant::now(), peer, id, way);
+        self.note_way(&peer);
+    }
+
+    /// Says how a peer is connected, once it has said that it is of this federation.
+    fn note_way(&self, peer: &PeerId) {
+        let (Some(node), Some(way)) = (node_id(peer), self.ways.best(peer)) else { return };
+        self.status
+            .send_if_modified(|status| status.peers.contains(peer) && status.ways.insert(node, way) != Some(way));
+    }
+
+    /// Lets go of connections by way of entries to coordinators that are connected directly as well. Workers are let alone: what
+    /// runs between a worker and its home would break.
+    pub(super) fn close_surplus(&mut self) {
+        let surplus: Vec<_> = self.ways.surplus(Instant::now()).collect();
+        for (peer, id) in surplus {
+            if node_id(&peer).is_some_and(|node| self.is_neighbour(&node)) {
+                self.swarm.close_connection(id);
+            }
+        }
+    }
+
     /// A peer has said who it is.
     fn identified(&mut self, peer: PeerId, info: &identify::Info) {
-        let ours = info.protocol_version == self.names.identify();
+        let ours = self.names.are_spoken_by(info);
         let Some(node) = node_id(&peer).filter(|_| ours) else {
             debug!(%peer, said = info.protocol_version, "not of this federation");
             self.disconnect(peer);
             return;
         };
         self.status.send_if_modified(|status| status.peers.insert(peer));
+        self.note_way(&peer);
         self.tell_connecting(peer, &Ok(()));
         let part = match info.protocols.contains(&self.names.peer()) {
             true => Part::Coordinator,
@@ -123,6 +179,7 @@ impl Host {
         self.tell(|peering, replica, now| peering.disconnected(now, replica, node));
         self.status.send_if_modified(|status| {
             let known = status.peers.remove(&peer);
+            status.ways.remove(&node);
             let coordinator = status.coordinators.remove(&node);
             if coordinator {
                 debug!(node = %node.short(), "a coordinator is disconnected");

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use super::behaviour::Names;
+use super::paths::Arrivals;
 use super::requests::Asker;
 use super::{Host, HostStatus, Registry, peer_id};
 
@@ -40,6 +41,8 @@ pub(super) enum Command {
     Providers(ServiceName, oneshot::Sender<Vec<NodeId>>),
     Connect(NodeId, Vec<Multiaddr>, oneshot::Sender<Result<(), String>>),
     Disconnect(NodeId),
+    Announce(Vec<Multiaddr>),
+    TryAgain,
 }
 
 /// A handle to a host that runs. The host stops when the last one is dropped.
@@ -49,6 +52,7 @@ pub struct HostHandle {
     status: watch::Receiver<HostStatus>,
     pub(super) streams: libp2p_stream::Control,
     names: Names,
+    arrivals: Option<Arrivals>,
 }
 
 impl HostHandle {
@@ -58,7 +62,16 @@ impl HostHandle {
         streams: libp2p_stream::Control,
         names: Names,
     ) -> Self {
-        Self { commands, status, streams, names }
+        Self { commands, status, streams, names, arrivals: None }
+    }
+
+    pub(super) fn with_arrivals(self, arrivals: Arrivals) -> Self {
+        Self { arrivals: Some(arrivals), ..self }
+    }
+
+    /// Where streams go that entries open for mesh peers, if this host takes any.
+    pub fn arrivals(&self) -> Option<&Arrivals> {
+        self.arrivals.as_ref()
     }
 
     /// What it is doing, as it changes.
@@ -140,6 +153,17 @@ impl HostHandle {
         connect(&self.commands, node, addresses).await
     }
 
+    /// Says by libp2p that this host can be dialled there too, and nowhere else beside where it listens.
+    pub async fn announce(&self, addresses: Vec<Multiaddr>) {
+        // A host that has stopped cannot be dialled.
+        let _ = self.commands.send(Command::Announce(addresses)).await;
+    }
+
+    /// What kept this host from reaching others may be over: those that failed are tried again at once.
+    pub async fn try_again(&self) {
+        let _ = self.commands.send(Command::TryAgain).await;
+    }
+
     /// Ends the connection to a node.
     pub async fn disconnect(&self, node: NodeId) {
         let _ = self.commands.send(Command::Disconnect(node)).await;
@@ -199,6 +223,19 @@ impl Host {
                     self.disconnect(peer);
                 }
             }
+            Command::Announce(addresses) => self.announce(addresses),
+            Command::TryAgain => drop(self.tell(|peering, _, _| peering.try_again())),
+        }
+    }
+
+    fn announce(&mut self, addresses: Vec<Multiaddr>) {
+        let gone: Vec<Multiaddr> =
+            self.swarm.external_addresses().filter(|address| !addresses.contains(address)).cloned().collect();
+        for address in gone {
+            self.swarm.remove_external_address(&address);
+        }
+        for address in addresses {
+            self.swarm.add_external_address(address);
         }
     }
 

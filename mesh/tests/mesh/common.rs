@@ -30,6 +30,13 @@ pub(crate) struct Coordinator {
     _directory: tempfile::TempDir,
 }
 
+/// Nobody need be trusted: entries are in the clear here.
+pub(crate) fn trust() -> Arc<rustls::ClientConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let versions = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    Arc::new(versions.unwrap().with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth())
+}
+
 pub(crate) fn record(roles: Roles, addresses: &[Multiaddr]) -> NodeRecord {
     NodeRecord {
         roles,
@@ -61,24 +68,35 @@ impl Coordinator {
     }
 
     pub(crate) async fn start_with(seeds: &[&Self], replication: Replication, listen: &str) -> Self {
+        Self::start_at(seeds, replication, &[listen], |_| Vec::new()).await
+    }
+
+    /// One that names these addresses beside those where it listens.
+    pub(crate) async fn start_at(
+        seeds: &[&Self],
+        replication: Replication,
+        listen: &[&str],
+        more: impl FnOnce(NodeId) -> Vec<Multiaddr>,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let data_dir = DataDir::open(directory.path()).unwrap();
         let key = keypair(data_dir.key()).unwrap();
         drop(data_dir);
         let replica = open_replica(directory.path(), 1);
         let (incoming, calls) = mpsc::channel(8);
-        let host = Host::spawn(HostConfig {
+        let config = HostConfig {
             key,
             federation: FEDERATION,
             limits: Limits::PRODUCTION,
             part: Part::Coordinator { replica: replica.clone(), calls: incoming, replication },
-            listen: vec![listen.parse().unwrap()],
+            listen: listen.iter().map(|address| address.parse().unwrap()).collect(),
             seed: u64::from(replica.node().0[0]),
-        })
-        .unwrap();
+        };
+        let host = Host::spawn(config, trust()).unwrap();
         let mut status = host.status();
         let bound = status.wait_for(|status| status.binding == 0);
-        let addresses = tokio::time::timeout(PATIENCE, bound).await.unwrap().unwrap().listening.clone();
+        let mut addresses = tokio::time::timeout(PATIENCE, bound).await.unwrap().unwrap().listening.clone();
+        addresses.extend(more(replica.node()));
         replica.announce(record(Roles::Coordinator, &addresses)).unwrap();
         for seed in seeds {
             for record in seed.replica.introduction() {

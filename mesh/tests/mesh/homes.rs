@@ -10,19 +10,19 @@ use hedgerow_proto::limits::Limits;
 use hedgerow_tunnel::Link;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::common::{Coordinator, FEDERATION, PATIENCE};
+use crate::common::{Coordinator, FEDERATION, PATIENCE, trust};
 
-fn worker(seed: u8) -> (HostHandle, NodeId) {
+pub(crate) fn worker(seed: u8) -> (HostHandle, NodeId) {
     let secret = SecretKey::from_seed([seed; 32]);
-    let host = Host::spawn(HostConfig {
+    let config = HostConfig {
         key: keypair(&secret).unwrap(),
         federation: FEDERATION,
         limits: Limits::PRODUCTION,
         part: Part::Worker,
         listen: vec![],
         seed: seed.into(),
-    });
-    (host.unwrap(), secret.id())
+    };
+    (Host::spawn(config, trust()).unwrap(), secret.id())
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot set its scene up has failed")]
 
+mod by_entry;
 mod common;
 mod convergence;
 mod heartbeat;

@@ -14,6 +14,7 @@ use hedgerow_proto::record::{Candidacy, Roles};
 use tokio::time::timeout;
 
 use super::*;
+use crate::bootstrap::Bootstrap;
 use crate::mesh::MeshConfig;
 use crate::platform::Platform;
 use crate::settings::MeshListen;
@@ -45,7 +46,7 @@ async fn a_worker_does_not_turn_in_circles_over_what_only_a_coordinator_does() {
         roles: Roles::Worker,
         candidacy: Candidacy::Fixed,
         listen: MeshListen::Off,
-        spawn_host: Platform::system().spawn_host,
+        spawn_host: Platform::system(Bootstrap::new(None, vec![]).unwrap().tls()).spawn_host,
         seed: 1,
     });
     let contract = Contract::new(mesh, Arc::new(LocalServices::new(Vec::new())), DeskConfig::default(), 1);

@@ -1,5 +1,5 @@
-//! What the tunnels of a membership can ask for: the services; of a coordinator also the registry, and the workers that are at
-//! home there.
+//! What the tunnels of a membership can ask for: the services; of a coordinator also the registry, its libp2p host, and the workers that
+//! are at home there.
 
 use std::sync::Arc;
 
@@ -40,6 +40,14 @@ impl Services for Offered {
             StreamKind::Relay => {
                 let worker = self.mesh.workers.tunnel(&preface.node?)?;
                 Some(Box::new(move |stream| Box::pin(pass_on(worker, stream))))
+            }
+            StreamKind::MeshPeer => {
+                let arrivals = self.mesh.host.borrow().as_ref()?.arrivals()?.clone();
+                // What becomes of it is libp2p's matter from here on.
+                Some(Box::new(move |stream| {
+                    arrivals.arrive(stream);
+                    Box::pin(std::future::ready(()))
+                }))
             }
             StreamKind::Contract => {
                 let contract = self.contract.clone();

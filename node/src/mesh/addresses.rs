@@ -51,11 +51,6 @@ fn ip(address: &Multiaddr) -> Option<IpAddr> {
     }
 }
 
-/// Whether a connection there ends the moment its peer's process does: over TCP the system says so, over QUIC nobody.
-pub fn ends_with_its_process(address: &Multiaddr) -> bool {
-    address.iter().any(|part| matches!(part, Protocol::Tcp(_)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,7 +18,6 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep;
 use tracing::{debug, info};
 
-use super::addresses::ends_with_its_process;
 use super::hints::Hints;
 
 /// What a worker needs to find itself a home.
@@ -188,17 +187,7 @@ async fn connect(
     home: NodeId,
     addresses: impl Iterator<Item = Multiaddr>,
 ) -> Result<PeerLink, String> {
-    // Over TCP the end of a process is known at once.
-    let (mut first, others): (Vec<_>, Vec<_>) = addresses.partition(ends_with_its_process);
-    if first.is_empty() {
-        first = others.clone();
-    }
-    if let Err(error) = host.connect(home, first).await {
-        if others.is_empty() {
-            return Err(error.to_string());
-        }
-        host.connect(home, others).await.map_err(|error| error.to_string())?;
-    }
+    host.connect(home, addresses.collect()).await.map_err(|error| error.to_string())?;
     dialer.dial(home).await.map_err(|error| error.to_string())
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::plural;
+use super::{plural, table};
 
 /// Its part in one federation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +23,32 @@ pub struct MeshStatus {
     pub agents: usize,
     /// The digest of a coordinator's registry: equal digests mean equal registries.
     pub digest: Option<String>,
+    /// Who is connected by libp2p, in order of id; older versions do not say.
+    #[serde(default)]
+    pub peers: Vec<PeerStatus>,
+}
+
+/// A node that is connected by libp2p.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its key, 64 hexadecimal digits.
+    pub node_id: String,
+    /// Whether it is a `coordinator`, or a `worker` that is at home here.
+    pub part: String,
+    /// By which way it is connected: `direct-quic`, `direct-tcp`, or `entry`.
+    pub path: String,
+    /// Why by this one, for people.
+    pub why: String,
+}
+
+impl MeshStatus {
+    /// Who is connected, and how, for people: a line each.
+    pub(super) fn peers_table(&self) -> String {
+        let rows = self.peers.iter().map(|peer| {
+            vec![peer.node_id.chars().take(8).collect(), peer.part.clone(), peer.path.clone(), peer.why.clone()]
+        });
+        table(&["PEER", "PART", "PATH", "WHY"], rows)
+    }
 }
 
 impl fmt::Display for MeshStatus {
@@ -57,6 +83,7 @@ mod tests {
             workers: 0,
             agents: 0,
             digest: None,
+            peers: vec![],
         };
         assert_eq!(worker.to_string(), "at home with coordinator cdcdcdcd");
         let alone = MeshStatus { home: None, ..worker.clone() };
@@ -66,6 +93,35 @@ mod tests {
         assert_eq!(
             coordinator.to_string(),
             "connected to 2 other coordinators, home to 1 worker, speaks for 0 agents, registry efefefef"
+        );
+    }
+
+    #[test]
+    fn each_peer_has_a_line_that_says_which_way_it_is_connected_and_why() {
+        let peer = |id: &str, path: &str, why: &str| PeerStatus {
+            node_id: id.repeat(32),
+            part: "coordinator".into(),
+            path: path.into(),
+            why: why.into(),
+        };
+        let status = MeshStatus {
+            federation: "ab".repeat(32),
+            role: "coordinator".into(),
+            home: None,
+            coordinators: 2,
+            workers: 0,
+            agents: 0,
+            digest: None,
+            peers: vec![
+                peer("cd", "direct-quic", "this node dialled it there"),
+                peer("ef", "entry", "it names no address of its own"),
+            ],
+        };
+        assert_eq!(
+            status.peers_table(),
+            "PEER      PART         PATH         WHY\n\
+             cdcdcdcd  coordinator  direct-quic  this node dialled it there\n\
+             efefefef  coordinator  entry        it names no address of its own\n"
         );
     }
 }

@@ -157,7 +157,7 @@ impl hedgerow_proto::attempts::Candidates for Candidates<'_> {
 impl Entry {
     pub(crate) fn new(now: Time, settings: &Settings, seed: u64) -> Self {
         Self {
-            registry: Registry::verified_by(FEDERATION, settings.limits.clone(), verify::verifies),
+            registry: Registry::opened_by(FEDERATION, settings.limits.clone(), verify::open_once),
             members: Members::new(MEMBER_LIMITS),
             ways: Ways::default(),
             tunnels: BTreeMap::new(),
@@ -251,18 +251,18 @@ impl Entry {
         match (message, from) {
             (Message::Join { incarnation, record }, None) => self.join(ctx, connection, incarnation, record),
             (Message::Record(bytes), Some((node, incarnation))) => {
-                let Ok((signed, record)) = verify::open(bytes, &ctx.settings.limits) else { return };
+                let Ok(signed) = verify::open(bytes, &ctx.settings.limits) else { return };
                 // Whoever is over a limit is routed to all the same, by its tunnel.
                 drop(self.registry.insert(now, signed.clone(), Source::Direct(None)));
-                if let Some(body) = record.node().filter(|_| record.writer == node) {
-                    self.members.record(&node, incarnation, record.version, signed, body.clone());
+                if let Some(body) = signed.record().node().filter(|_| signed.writer() == node).cloned() {
+                    self.members.record(&node, incarnation, signed.version(), signed, body);
                     self.ways.members_changed();
                 }
             }
             (Message::Leave(bytes), Some((node, incarnation))) => {
                 self.members.leave(&node, incarnation);
                 self.ways.members_changed();
-                if let Ok((signed, _)) = verify::open(bytes, &ctx.settings.limits) {
+                if let Ok(signed) = verify::open(bytes, &ctx.settings.limits) {
                     drop(self.registry.insert(now, signed, Source::Direct(None)));
                 }
             }
@@ -305,13 +305,10 @@ impl Entry {
     fn join(&mut self, ctx: &mut Context<'_>, connection: ConnectionId, incarnation: u64, bytes: Bytes) {
         let now = ctx.now();
         let opened = verify::open(bytes, &ctx.settings.limits);
-        let Some((signed, record, body)) =
-            opened.ok().and_then(|(signed, record)| record.node().cloned().map(|body| (signed, record, body)))
-        else {
-            return ctx.close(connection);
-        };
-        let node = record.writer;
-        let arrival = Arrival { node, incarnation, version: record.version, lane: 0, source: None };
+        let opened = opened.ok().and_then(|signed| Some((signed.record().node()?.clone(), signed)));
+        let Some((body, signed)) = opened else { return ctx.close(connection) };
+        let node = signed.writer();
+        let arrival = Arrival { node, incarnation, version: signed.version(), lane: 0, source: None };
         if let Err(reject) = self.members.admit(&arrival) {
             ctx.send(connection, Message::Reject { newer: reject.record.map(Bytes::from) });
             return ctx.close(connection);

@@ -36,7 +36,7 @@ pub(super) struct Happened {
     pub(super) faults: Vec<Suffered>,
     /// What was changed, and who knew it when.
     pub(super) changes: Vec<Changed>,
-    /// How long registries differed after the last fault; or why they still do.
+    /// How long registries differed after the last fault, or after the changes where there was none; or why they still do.
     pub(super) agreed: Option<Result<Duration, String>>,
     /// What each node's device has sent and received, in the order of the nodes.
     pub(super) traffic: Vec<Traffic>,
@@ -65,14 +65,17 @@ pub(super) async fn play(scenario: &Scenario, world: &World, people: &People, st
     let stage = Stage { scenario, world, people, began, style };
     let faults = async {
         let faults = try_join_all(scenario.timeline.iter().map(|timed| stage.suffer(timed))).await?;
-        let agreed = match scenario.must.agree_within {
-            Some(within) => Some(stage.agree(within.0).await),
-            None => None,
-        };
+        // Without a fault it is what has changed that all must agree on.
+        let agreed = if faults.is_empty() { None } else { stage.agree().await };
         anyhow::Ok((faults, agreed))
     };
-    let (faults, changes, counted) = tokio::join!(faults, stage.change(), stage.count());
-    let ((faults, agreed), changes, (traffic, counted_for)) = (faults?, changes?, counted?);
+    let changes = async {
+        let changes = stage.change().await?;
+        anyhow::Ok((changes, if scenario.timeline.is_empty() { stage.agree().await } else { None }))
+    };
+    let (faults, changes, counted) = tokio::join!(faults, changes, stage.count());
+    let ((faults, after_faults), (changes, after_changes)) = (faults?, changes?);
+    let (agreed, (traffic, counted_for)) = (after_faults.or(after_changes), counted?);
     let samples = match load {
         Some(load) => load.stop().await,
         None => Vec::new(),
@@ -252,9 +255,13 @@ impl Stage<'_> {
         }
     }
 
-    async fn agree(&self, within: Duration) -> Result<Duration, String> {
-        let took = doors::agree(self.people, within * LONGER).await.map_err(|error| format!("{error:#}"))?;
-        self.tell(&format!("all registries are equal, after {}", human(took)));
-        Ok(took)
+    /// Waits until all registries are equal, if they must be.
+    async fn agree(&self) -> Option<Result<Duration, String>> {
+        let within = self.scenario.must.agree_within?;
+        let took = doors::agree(self.people, within.0 * LONGER).await.map_err(|error| format!("{error:#}"));
+        if let Ok(took) = &took {
+            self.tell(&format!("all registries are equal, after {}", human(*took)));
+        }
+        Some(took)
     }
 }

@@ -182,7 +182,7 @@ pub(super) struct Must {
     pub(super) back_within: Option<Span>,
     /// From a fault until all workers that lost their home by it have another.
     pub(super) home_within: Option<Span>,
-    /// From the end of the last fault until all registries are equal, and hold what they must.
+    /// From the end of the last fault, or of the changes where there is none, until all registries are equal, and hold what they must.
     pub(super) agree_within: Option<Span>,
     /// Half of the changes are everywhere after so long.
     pub(super) change_p50: Option<Span>,

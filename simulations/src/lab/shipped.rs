@@ -19,6 +19,8 @@ macro_rules! shipped {
 pub const SHIPPED: &[Shipped] = shipped! {
     "smoke"
     "nats"
+    "no-udp"
+    "six"
     "coordinator-killed"
     "paused"
     "cut"

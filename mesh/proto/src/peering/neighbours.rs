@@ -108,6 +108,12 @@ impl Neighbours {
         self.changed = true;
     }
 
+    /// Those that have failed may not fail now.
+    pub(super) fn try_again(&mut self) {
+        self.failed.clear();
+        self.changed = true;
+    }
+
     /// A connection has come up.
     pub(super) fn reached(&mut self, node: &NodeId) {
         self.trying.remove(node);
@@ -204,6 +210,9 @@ mod tests {
             now = now + Duration::from_millis(250);
         }
         assert!((100..300).contains(&attempts), "{attempts}");
+        alone.missed(now, id(1), 1.0);
+        alone.try_again();
+        assert_eq!(due(&mut alone, now, &one, &BTreeSet::new()), [id(1)], "what kept it away may be over");
         alone.reached(&id(1));
         assert_eq!(
             due(&mut alone, now, &one, &BTreeSet::new()),

@@ -18,6 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::bootstrap::Bootstrap;
 
 const FEDERATION: FederationId = FederationId([7; 32]);
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -48,7 +49,8 @@ impl Party {
         } else {
             (Part::Worker, vec![])
         };
-        let host = Host::spawn(HostConfig { key, federation: FEDERATION, limits, part, listen, seed: 1 }).unwrap();
+        let config = HostConfig { key, federation: FEDERATION, limits, part, listen, seed: 1 };
+        let host = Host::spawn(config, Bootstrap::new(None, vec![]).unwrap().tls()).unwrap();
         let mut status = host.status();
         let addresses = status.wait_for(|status| status.binding == 0).await.unwrap().listening.clone();
         replica

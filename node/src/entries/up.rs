@@ -1,0 +1,43 @@
+//! The entries whose tunnel is up: where others reach this node by way of them.
+
+use std::net::IpAddr;
+
+use hedgerow_proto::id::{FederationId, NodeId};
+use hedgerow_tunnel::TunnelState;
+use tokio::time::Instant;
+
+use super::{Entries, lock};
+use crate::entry_url::EntryUrl;
+
+/// An entry whose tunnel is up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpEntry {
+    /// Its key.
+    pub entry: NodeId,
+    /// As the operator wrote it.
+    pub url: EntryUrl,
+    /// Its federation.
+    pub federation: FederationId,
+    /// Where its name leads.
+    pub addresses: Vec<IpAddr>,
+    /// Since when it is up.
+    pub since: Instant,
+}
+
+impl Entries {
+    /// Those whose tunnel is up, in order of key.
+    pub fn up(&self) -> Vec<UpEntry> {
+        let tunnels = lock(&self.tunnels);
+        let up = tunnels.iter().filter_map(|(id, followed)| match &followed.status.borrow().state {
+            TunnelState::Up(up) => Some(UpEntry {
+                entry: *id,
+                url: followed.url.clone(),
+                federation: followed.federation,
+                addresses: followed.addresses.keys().copied().collect(),
+                since: up.since,
+            }),
+            _ => None,
+        });
+        up.collect()
+    }
+}
