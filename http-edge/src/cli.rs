@@ -32,7 +32,8 @@ Examples:
   hedgerow-entry --listen 127.0.0.1:8080
       for trying it out on this machine; nodes join http://127.0.0.1:8080
   hedgerow-entry --listen 0.0.0.0:443 --tls-cert fullchain.pem --tls-key privkey.pem --key-file entry.key
-      a public entry; nodes join https://<domain>, and their tunnels come to UDP port 443";
+      a public entry; nodes join https://<domain>, and their tunnels come to UDP port 443, or to TCP port 443 where no UDP
+      comes through";
 
 /// All that can be set; what is not set is empty.
 #[derive(Debug, Default, Args, Deserialize)]
@@ -42,7 +43,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "ADDR", env = "HEDGEROW_ENTRY_LISTEN", value_delimiter = ',')]
     #[serde(deserialize_with = "values::texts")]
     pub(crate) listen: Vec<Address>,
-    /// Where nodes' tunnels come in (QUIC over UDP) [default: the address and port of the first --listen]
+    /// Where nodes' tunnels come in (QUIC over UDP; over TCP they come to --listen) [default: the address of the first --listen]
     #[arg(long, value_name = "ADDR", env = "HEDGEROW_ENTRY_TUNNEL_LISTEN")]
     #[serde(deserialize_with = "values::text")]
     pub(crate) tunnel_listen: Option<Address>,
@@ -73,6 +74,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "HOST:PORT", env = "HEDGEROW_ENTRY_TUNNEL_PUBLIC")]
     #[serde(deserialize_with = "values::text")]
     pub(crate) tunnel_public: Option<HostPort>,
+    /// Where nodes without UDP reach a --listen address by TCP, past any proxy that ends TLS [default: where they reached us by HTTP,
+    /// unless that was a --trusted-proxy]
+    #[arg(long, value_name = "HOST:PORT", env = "HEDGEROW_ENTRY_TUNNEL_TCP_PUBLIC")]
+    #[serde(deserialize_with = "values::text")]
+    pub(crate) tunnel_tcp_public: Option<HostPort>,
     /// Proxies whose X-Forwarded-* and Forwarded headers are believed; may be repeated
     #[arg(long, value_name = "CIDR", env = "HEDGEROW_ENTRY_TRUSTED_PROXY", value_delimiter = ',')]
     #[serde(deserialize_with = "values::texts")]
@@ -141,6 +147,7 @@ impl Options {
             threads: self.threads.or(other.threads),
             public_url: self.public_url.or(other.public_url),
             tunnel_public: self.tunnel_public.or(other.tunnel_public),
+            tunnel_tcp_public: self.tunnel_tcp_public.or(other.tunnel_tcp_public),
             trusted_proxy: list(self.trusted_proxy, other.trusted_proxy),
             cors_origin: list(self.cors_origin, other.cors_origin),
             federation_key: self.federation_key.or(other.federation_key),

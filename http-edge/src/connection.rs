@@ -14,12 +14,15 @@ use hedgerow_http::{Peer, Scheme};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::{StartHandshake, TlsStream};
 use tracing::debug;
 
+use crate::front_door::FrontDoor;
 use crate::head_guard::HeadGuard;
 use crate::metrics::Counters;
 use crate::routes::{self, Client};
@@ -46,41 +49,77 @@ const H2_PREFACE: &[u8] = b"PRI ";
 /// How often the first bytes are looked at again, while they are fewer than tell.
 const PREFACE_PAUSE: Duration = Duration::from_millis(20);
 
+/// How a TLS handshake begins (RFC 8446 §5.1).
+const TLS_HANDSHAKE: u8 = 22;
+
 enum Speaks {
     Http1,
     Http2,
+    Tls,
 }
 
 /// Serves a client until either side is done, or the entry drains and the running requests have ended.
-pub(crate) async fn public(shard: Rc<Shard>, stream: TcpStream, from: SocketAddr, tls: Option<TlsAcceptor>) {
-    let scheme = if tls.is_some() { Scheme::Https } else { Scheme::Http };
+pub(crate) async fn public(shard: Rc<Shard>, stream: TcpStream, from: SocketAddr, door: Rc<FrontDoor>) {
+    let scheme = if door.tls.is_some() { Scheme::Https } else { Scheme::Http };
     let address = from.ip();
     let trusted = shard.common.settings.trusted_proxies.iter().any(|range| range.contains(address));
     let peer = if trusted { Peer::trusted_proxy(address, scheme) } else { Peer::client(address, scheme) };
     let client = Rc::new(Client { peer, scheme, address });
-    let outcome = match tls {
+    let outcome = match &door.tls {
         None => match timeout(shard.common.settings.header_timeout, speaks(&stream)).await {
             Ok(Ok(Some(Speaks::Http2))) => http2(&shard, client, shard.counted(stream)).await,
             Ok(Ok(Some(Speaks::Http1))) => http1(&shard, client, shard.counted(stream)).await,
+            // In the clear nothing but a tunnel begins with TLS.
+            Ok(Ok(Some(Speaks::Tls))) => tls(&shard, stream, from, &door, None).await.map(drop),
             Ok(Ok(None)) | Err(_) => Ok(()),
             Ok(Err(error)) => Err(error.into()),
         },
-        Some(acceptor) => match timeout(TLS_TIMEOUT, acceptor.accept(shard.counted(stream))).await {
-            Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => http2(&shard, client, stream).await,
+        Some(config) => match tls(&shard, stream, from, &door, Some(config)).await {
+            Ok(Some(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+                http2(&shard, client, stream).await
+            }
             // A client without ALPN means HTTP/1.1.
-            Ok(Ok(stream)) => http1(&shard, client, stream).await,
-            Ok(Err(error)) => {
-                shard.counters.tls_failed.add(1);
-                Err(error.into())
-            }
-            Err(_) => {
-                shard.counters.tls_failed.add(1);
-                Ok(())
-            }
+            Ok(Some(stream)) => http1(&shard, client, stream).await,
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
         },
     };
     if let Err(error) = outcome {
         debug!(client = %from, %error, "a client's connection ended early");
+    }
+}
+
+/// Does TLS with a client. None: it is a node that wants a tunnel, which has gone on to the gatehouse, or nobody whom we can serve.
+async fn tls(
+    shard: &Shard,
+    stream: TcpStream,
+    from: SocketAddr,
+    door: &FrontDoor,
+    config: Option<&Arc<ServerConfig>>,
+) -> Result<Option<TlsStream<Counted>>, AnyError> {
+    let deadline = Instant::now() + TLS_TIMEOUT;
+    let hello = timeout_at(deadline, LazyConfigAcceptor::new(Default::default(), shard.counted(stream))).await;
+    let outcome = match (hello, config) {
+        (Ok(Ok(start)), _) if FrontDoor::is_for_tunnels(&start) => {
+            let StartHandshake { accepted, io, .. } = start;
+            door.take_in(StartHandshake::from_parts(accepted, io.stream), from.ip());
+            return Ok(None);
+        }
+        (Ok(Ok(start)), Some(config)) => timeout_at(deadline, start.into_stream(config.clone())).await,
+        (Ok(Ok(_)), None) => return Err("https to a port that serves in the clear".into()),
+        (Ok(Err(error)), _) => Ok(Err(error)),
+        (Err(late), _) => Err(late),
+    };
+    match outcome {
+        Ok(Ok(stream)) => Ok(Some(stream)),
+        Ok(Err(error)) => {
+            shard.counters.tls_failed.add(1);
+            Err(error.into())
+        }
+        Err(_) => {
+            shard.counters.tls_failed.add(1);
+            Ok(None)
+        }
     }
 }
 
@@ -118,6 +157,7 @@ async fn speaks(stream: &TcpStream) -> io::Result<Option<Speaks>> {
         let length = stream.peek(&mut first).await?;
         return Ok(Some(match &first[..length] {
             [] => return Ok(None),
+            [TLS_HANDSHAKE, ..] => Speaks::Tls,
             bytes if bytes == H2_PREFACE => Speaks::Http2,
             bytes if H2_PREFACE.starts_with(bytes) => {
                 // The socket stays readable, so waiting for it would spin.

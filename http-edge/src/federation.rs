@@ -15,7 +15,7 @@ use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 use hedgerow_http::{Directory, Loads, Offer};
 use hedgerow_proto::election::Candidate;
-use hedgerow_proto::frame::{Control, Join, Reject, RejectReason, close};
+use hedgerow_proto::frame::{Control, Join, Reject, RejectReason};
 use hedgerow_proto::home::telling::{Due, Telling};
 use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::limits::Limits;
@@ -190,10 +190,10 @@ impl Federation {
         };
         for old in replaced {
             debug!(node = %node.short(), lane = old.lane(), "replaced by a newer connection");
-            old.close(close::REPLACED, "a newer connection of this node takes the place of this one");
+            old.replaced_by(&tunnel);
         }
         if tunnel.lane() == 0 {
-            info!(node = %node.short(), shard, rtt = ?tunnel.rtt(), "a node has joined");
+            info!(node = %node.short(), shard, rtt = ?tunnel.rtt(), via = %tunnel.transport(), "a node has joined");
             if let Some(message) = self.coordinators_message() {
                 tunnel.send(message);
             }
@@ -409,7 +409,7 @@ impl Federation {
     pub(crate) fn learn(&self, records: Vec<Bytes>) {
         let limits = Limits::PRODUCTION;
         let opened = records.into_iter().filter_map(|bytes| Signed::open(bytes, self.id, &limits).ok());
-        let opened: Vec<Signed> = opened.map(|(signed, _)| signed).collect();
+        let opened: Vec<Signed> = opened.collect();
         if opened.is_empty() {
             return;
         }

@@ -22,6 +22,7 @@ mod connection;
 mod contract;
 pub mod embedded;
 mod federation;
+mod front_door;
 mod head_guard;
 mod identity;
 mod mesh_peer;

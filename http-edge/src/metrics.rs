@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use hedgerow_http::{LATENCY_BUCKETS, Stats, StatsSnapshot};
+use hedgerow_tunnel::Transport;
 use http::StatusCode;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
@@ -163,7 +164,9 @@ impl Collector for Metrics {
         let guests = [("routable", routable), ("not-routable", snapshot.guests.len() - routable)];
         let guests = guests.map(|(state, count)| (state, count as u64));
         page.gauges("guests", "Agents with a URL of their own that coordinators speak for", "state", guests)?;
-        page.gauge("tunnels", "Nodes' connections that are open", snapshot.lanes as u64)?;
+        let lanes = [Transport::Quic, Transport::Tcp]
+            .map(|transport| (transport.as_str(), snapshot.lanes.get(&transport).copied().unwrap_or(0) as u64));
+        page.gauges("tunnels", "Nodes' connections that are open, by what carries them", "transport", lanes)?;
         let tunnels = [
             ("accepted", counters.tunnels_accepted.get()),
             ("rejected", counters.tunnels_rejected.get()),

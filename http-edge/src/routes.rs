@@ -8,7 +8,9 @@ use hedgerow_contract::{Call, endpoint};
 use hedgerow_http::{
     Peer, Problem, RequestBody, ResponseBody, Scheme, X_REQUEST_ID, check_form, is_routed, request_id,
 };
+use hedgerow_tunnel::Transport;
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, ORIGIN};
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use serde::Serialize;
@@ -17,7 +19,7 @@ use crate::contract;
 use crate::head_guard::Framing;
 use crate::mesh_peer;
 use crate::shard::Shard;
-use crate::views;
+use crate::views::{self, TunnelAddress};
 
 /// What our own endpoints answer to.
 const READ_ONLY: &str = "GET, HEAD, OPTIONS";
@@ -99,11 +101,9 @@ fn own(shard: &Shard, client: &Client, request: &Request<Incoming>) -> Answer {
             json(&views::welcome(&shard.common.federation, &here))
         },
         "/health" => |shard, _, _| json(&views::health(&shard.common.federation.snapshot())),
-        "/mesh/bootstrap" => |shard, _, _| {
-            let (common, settings) = (&shard.common, &shard.common.settings);
-            let public = settings.tunnel_public.as_ref();
-            let (port, random) = (common.bound.tunnel.port(), &mut shard.random.borrow_mut());
-            json(&views::bootstrap(&common.federation, public, port, random))
+        "/mesh/bootstrap" => |shard, client, headers| {
+            let tunnels = tunnels(shard, client, headers);
+            json(&views::bootstrap(&shard.common.federation, tunnels, &mut shard.random.borrow_mut()))
         },
         "/mesh/registry" => |shard, _, _| registry(shard),
         _ => return Err(not_found(path, common.federation.snapshot().up == 0).into()),
@@ -149,6 +149,26 @@ fn here(shard: &Shard, client: &Client, headers: &HeaderMap) -> String {
     let plain = |host: &&str| host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b));
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).filter(plain);
     host.map_or_else(String::new, |host| format!("{}://{host}", client.scheme.as_str()))
+}
+
+/// Where nodes' tunnels come in.
+fn tunnels(shard: &Shard, client: &Client, headers: &HeaderMap) -> impl Iterator<Item = TunnelAddress> {
+    let (bound, settings) = (&shard.common.bound, &shard.common.settings);
+    let over_quic = TunnelAddress::at(Transport::Quic, settings.tunnel_public.as_ref(), bound.tunnel.port());
+    let public = settings.tunnel_tcp_public.as_ref();
+    // What ends the TLS of a client in front of us would end a node's too, and cannot prove our key.
+    let over_tcp = (public.is_some() || !client.peer.is_trusted_proxy())
+        .then(|| TunnelAddress::at(Transport::Tcp, public, port_of(headers, client.scheme)));
+    [over_quic].into_iter().chain(over_tcp)
+}
+
+/// The port at which the client says that it has reached us: a router may have given it another number than ours.
+fn port_of(headers: &HeaderMap, scheme: Scheme) -> u16 {
+    let authority = headers.get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    authority.and_then(|authority| authority.port_u16()).unwrap_or(match scheme {
+        Scheme::Http => 80,
+        Scheme::Https => 443,
+    })
 }
 
 /// The registry, which is written once for each snapshot: it can be long, and anybody may ask.

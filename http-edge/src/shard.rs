@@ -16,17 +16,18 @@ use hedgerow_process::shutdown::Shutdown;
 use hedgerow_proto::frame::close;
 use hedgerow_proto::route::AnybodyMayAnswer;
 use hedgerow_tunnel::quic::{self, Acceptor};
+use hedgerow_tunnel::tcp;
 use hedgerow_tunnel::{EntryIdentity, Open as OpenToAll};
 use hedgerow_urls::Dialler;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
 use tracing::warn;
 
 use crate::connection::{self, Counted};
 use crate::federation::{Federation, ShardDirectory};
+use crate::front_door::FrontDoor;
 use crate::mesh_peer::Places;
 use crate::metrics::{Counters, Metrics};
 use crate::settings::Settings;
@@ -174,19 +175,22 @@ pub(crate) fn run(index: usize, common: Arc<Common>, sockets: ShardSockets, line
 
 async fn serve(index: usize, common: Arc<Common>, sockets: ShardSockets, mut line: Line) -> Result<(), Failure> {
     let broken = |what: &str, error: &dyn std::fmt::Display| Failure::runtime(format!("{what}: {error}"));
-    let tls = common.tls.clone().map(TlsAcceptor::from);
+    let tls = common.tls.clone();
     let endpoint =
         quic::listen(&common.identity, sockets.tunnel).map_err(|error| broken("cannot listen for tunnels", &error))?;
     let acceptor = Acceptor::new(&common.identity).map_err(|error| broken("cannot listen for tunnels", &error))?;
     let shard = Rc::new(Shard::new(common, index));
-    let gatehouse = Gatehouse::new(&shard.common, shard.counters.clone(), index);
-    spawn_local(Rc::new(gatehouse).accept(endpoint.clone(), Rc::new(acceptor)));
+    let gatehouse = Rc::new(Gatehouse::new(&shard.common, shard.counters.clone(), index));
+    spawn_local(gatehouse.clone().accept(endpoint.clone(), Rc::new(acceptor)));
+    let over_tcp = tcp::Acceptor::new(&shard.common.identity);
+    let over_tcp = Rc::new(over_tcp.map_err(|error| broken("cannot take tunnels in over TCP", &error))?);
+    let door = Rc::new(FrontDoor { tls, gatehouse, tunnels: over_tcp.clone() });
     for listener in sockets.http {
         let listener = TcpListener::from_std(listener).map_err(|error| broken("cannot listen", &error))?;
-        let (shard, tls) = (shard.clone(), tls.clone());
+        let (shard, door) = (shard.clone(), door.clone());
         spawn_local(async move {
             let limit = shard.connections.clone();
-            let each = |stream, from| connection::public(shard.clone(), stream, from, tls.clone());
+            let each = |stream, from| connection::public(shard.clone(), stream, from, door.clone());
             until_draining(&shard, accept(&listener, &shard, limit, each)).await;
         });
     }
@@ -210,8 +214,11 @@ async fn serve(index: usize, common: Arc<Common>, sockets: ShardSockets, mut lin
     drop(line.busy);
     // An end of the sender is an end of the process.
     let _ = line.close.wait_for(|close| *close).await;
-    endpoint.close(close::GOING.into(), b"this entry stops");
-    let _ = timeout(CLOSE_TIMEOUT, endpoint.wait_idle()).await;
+    const LAST_WORDS: &str = "this entry stops";
+    endpoint.close(close::GOING.into(), LAST_WORDS.as_bytes());
+    over_tcp.close(close::GOING, LAST_WORDS);
+    let all = async { tokio::join!(endpoint.wait_idle(), over_tcp.wait_idle()) };
+    let _ = timeout(CLOSE_TIMEOUT, all).await;
     Ok(())
 }
 

@@ -14,8 +14,8 @@ use hedgerow_proto::offers::{self, NodeState, Way as NodeWay};
 use hedgerow_proto::record::{NodeRecord, ServiceHealth, Signed};
 use hedgerow_proto::registry::{Digest, GuestView, Presence, Registry};
 use hedgerow_proto::route::{ServicePolicy, Target};
-use hedgerow_tunnel::Tunnel;
 use hedgerow_tunnel::relays::Relays;
+use hedgerow_tunnel::{Transport, Tunnel};
 use hedgerow_urls::{self as urls, ByGuest, Ways, WhyNot};
 
 use crate::federation::{Member, Members};
@@ -38,7 +38,7 @@ pub(crate) struct Snapshot {
     /// How many of those offer services.
     pub(crate) workers_up: usize,
     /// Connections of tunnels, all nodes together.
-    pub(crate) lanes: usize,
+    pub(crate) lanes: BTreeMap<Transport, usize>,
     /// `/mesh/registry`, written once it is asked for.
     pub(crate) registry_page: OnceLock<Bytes>,
     services: BTreeMap<ServiceName, Standing>,
@@ -143,7 +143,9 @@ impl Snapshot {
                 multiaddrs: coordinator.node.multiaddrs.clone(),
             })
             .collect();
-        snapshot.lanes = members.iter().map(|(_, member)| member.lanes().len()).sum();
+        for lane in members.iter().flat_map(|(_, member)| member.lanes()) {
+            *snapshot.lanes.entry(lane.connection.transport()).or_default() += 1;
+        }
         let mut routes: Vec<Building> = (0..shards).map(|_| Building::default()).collect();
         let mut relayed = BTreeSet::new();
         for seen in offers::nodes(members, registry) {

@@ -95,6 +95,10 @@ impl Gatehouse {
         handshake: impl Future<Output = Result<L, TunnelError>>,
         address: IpAddr,
     ) {
+        if self.shutdown.stage() != Stage::Running {
+            // The node comes back when there is an entry again.
+            return;
+        }
         match self.begin(address) {
             Some(busy) => self.tunnel(handshake, address, busy).await,
             None => self.counters.tunnels_turned_away.add(1),

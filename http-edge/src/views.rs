@@ -11,6 +11,7 @@ use hedgerow_proto::id::ServiceName;
 use hedgerow_proto::offers::NodeState;
 use hedgerow_proto::record::{NodeRecord, Roles, ServiceHealth, ServiceOffer};
 use hedgerow_proto::route::Standing;
+use hedgerow_tunnel::Transport;
 use serde::Serialize;
 
 use crate::federation::Federation;
@@ -54,12 +55,21 @@ struct Entry {
     tunnel: Vec<TunnelAddress>,
 }
 
+/// Where tunnels come in.
 #[derive(Debug, Serialize)]
-struct TunnelAddress {
+pub(crate) struct TunnelAddress {
     transport: &'static str,
     /// None: the address at which the entry was reached just now.
     host: Option<String>,
     port: u16,
+}
+
+impl TunnelAddress {
+    /// At this port of the address at which the entry was reached, unless its operator says otherwise.
+    pub(crate) fn at(transport: Transport, public: Option<&HostPort>, port: u16) -> Self {
+        let host = public.map(|public| public.host.clone());
+        Self { transport: transport.as_str(), host, port: public.map_or(port, |public| public.port) }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -72,8 +82,7 @@ struct Coordinator {
 /// All that a new node needs: who the entry is, where tunnels come in, and a few coordinators in their own signed words.
 pub(crate) fn bootstrap(
     federation: &Federation,
-    public: Option<&HostPort>,
-    tunnel_port: u16,
+    tunnels: impl IntoIterator<Item = TunnelAddress>,
     random: &mut fastrand::Rng,
 ) -> Bootstrap {
     let snapshot = federation.snapshot();
@@ -84,14 +93,7 @@ pub(crate) fn bootstrap(
     });
     Bootstrap {
         federation: federation.id.to_string(),
-        entry: Entry {
-            id: federation.entry.to_string(),
-            tunnel: vec![TunnelAddress {
-                transport: "quic",
-                host: public.map(|public| public.host.clone()),
-                port: public.map_or(tunnel_port, |public| public.port),
-            }],
-        },
+        entry: Entry { id: federation.entry.to_string(), tunnel: tunnels.into_iter().collect() },
         ttl: BOOTSTRAP_TTL_S,
         coordinators: coordinators.collect(),
     }
@@ -200,6 +202,8 @@ struct WhyCandidate {
     cost_us: f32,
     score: f32,
     rtt_us: u64,
+    /// What carries its tunnel.
+    transport: &'static str,
     verdict: &'static str,
 }
 
@@ -237,6 +241,7 @@ pub(crate) fn why(service: &str, offer: Option<Offer>, known: impl FnOnce() -> S
             cost_us: contender.cost_us,
             score: contender.cost_us.max(1.0) * (contender.in_flight as f32 + 1.0),
             rtt_us: candidate.tunnel().rtt().as_micros() as u64,
+            transport: candidate.tunnel().transport().as_str(),
             verdict,
         }
     });

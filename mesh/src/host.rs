@@ -3,7 +3,7 @@
 //! ```text
 //!  replica ── what this node says ──▶ gossipsub ──▶ every coordinator, within a few hops: a hurry, and no promise
 //!          ◀─▶ a neighbour each second: what differs, by digests (request-response) ──▶ they converge, whatever was lost
-//!  Kademlia: finds peers, and who may know providers of a service: a hint that is asked, never believed
+//!  Kademlia: who may know providers of a service: a hint that is asked, never believed
 //! ```
 //!
 //! Transport, executor, key, clock (by way of the replica) and seed are passed in, so that the simulation runs this code over
@@ -46,6 +46,7 @@ mod behaviour;
 mod connections;
 mod dials;
 mod exchange;
+mod frugal;
 mod gossip;
 mod handle;
 mod kademlia;

@@ -185,8 +185,8 @@ impl Replica {
     ) -> Result<Outcome, NotTaken<O>> {
         let (federation, limits) = self.read(|registry| (registry.federation(), registry.limits().clone()));
         // The signature is the dear part, and needs no lock.
-        let (signed, record) = Signed::open(bytes, federation, &limits).map_err(NotTaken::Bad)?;
-        self.change(|core, now| core.insert_opened(now, &signed, &record, source, judge))
+        let signed = Signed::open(bytes, federation, &limits).map_err(NotTaken::Bad)?;
+        self.change(|core, now| core.insert_opened(now, &signed, source, judge))
     }
 
     /// Takes a message of a synchronisation, and of the records in it those that `accept` takes too.

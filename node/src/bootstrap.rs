@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hedgerow_proto::id::{FederationId, NodeId};
+use hedgerow_tunnel::{Transport, Way};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
@@ -28,8 +29,8 @@ use crate::entry_url::{EntryUrl, Scheme};
 pub const TIMEOUT: Duration = Duration::from_secs(8);
 /// An answer holds a handful of records of a KiB; more than this is not one.
 pub const BODY_BYTES_MAX: usize = 256 * 1024;
-/// Tunnel addresses taken from one answer: an entry has one for each kind of transport.
-const TUNNELS_MAX: usize = 8;
+/// Ways over one transport that are taken from one answer: an entry has one, at each address of a name.
+const WAYS_MAX: usize = 8;
 
 /// Asks entries. Cheap to clone.
 #[derive(Clone)]
@@ -46,8 +47,8 @@ pub struct Introduction {
     pub federation: FederationId,
     /// Its key.
     pub entry: NodeId,
-    /// Where its tunnels listen.
-    pub tunnels: Vec<SocketAddr>,
+    /// The ways to its tunnels.
+    pub ways: Vec<Way>,
 }
 
 /// Why an entry could not be asked, or its answer not taken.
@@ -166,7 +167,7 @@ impl Bootstrap {
                 fetch(connecting.await.map_err(BootstrapError::Tls)?, url).await?
             }
         };
-        let introduction = introduction(&body, address).await?;
+        let introduction = introduction(&body, url, address).await?;
         if !self.keys.is_empty() && !self.keys.contains(&introduction.entry) {
             return Err(BootstrapError::WrongKey(introduction.entry));
         }
@@ -210,20 +211,34 @@ where
     }
 }
 
-async fn introduction(body: &[u8], address: IpAddr) -> Result<Introduction, BootstrapError> {
+async fn introduction(body: &[u8], url: &EntryUrl, address: IpAddr) -> Result<Introduction, BootstrapError> {
     let document: Document = serde_json::from_slice(body)?;
     let wrong = |what: &str| <serde_json::Error as serde::de::Error>::custom(format!("{what} is not an id"));
     let federation = document.federation.parse().map_err(|_| wrong("federation"))?;
     let entry = document.entry.id.parse().map_err(|_| wrong("entry.id"))?;
-    let mut tunnels = Vec::new();
-    for tunnel in document.entry.tunnel.iter().filter(|tunnel| tunnel.transport == "quic" && tunnel.port != 0) {
-        match &tunnel.host {
-            None => tunnels.push(SocketAddr::new(address, tunnel.port)),
-            Some(host) => tunnels.extend(tokio::net::lookup_host((host.as_str(), tunnel.port)).await?),
+    let (quic, tcp) = (Transport::Quic.as_str(), Transport::Tcp.as_str());
+    let mut over_quic = Vec::new();
+    let mut over_tcp = Vec::new();
+    for tunnel in document.entry.tunnel.iter().filter(|tunnel| tunnel.port != 0) {
+        let transport = tunnel.transport.as_str();
+        if transport != quic && transport != tcp {
+            continue;
+        }
+        let host = tunnel.host.as_ref().unwrap_or(&url.host);
+        let addresses: Vec<SocketAddr> = match &tunnel.host {
+            None => vec![SocketAddr::new(address, tunnel.port)],
+            Some(host) => tokio::net::lookup_host((host.as_str(), tunnel.port)).await?.collect(),
+        };
+        if transport == quic {
+            over_quic.extend(addresses.into_iter().map(Way::Quic));
+        } else {
+            over_tcp.extend(addresses.into_iter().map(|address| Way::Tcp { address, host: host.clone() }));
         }
     }
-    tunnels.truncate(TUNNELS_MAX);
-    if tunnels.is_empty() { Err(BootstrapError::NoTunnel) } else { Ok(Introduction { federation, entry, tunnels }) }
+    over_quic.truncate(WAYS_MAX);
+    over_tcp.truncate(WAYS_MAX);
+    let ways = [over_quic, over_tcp].concat();
+    if ways.is_empty() { Err(BootstrapError::NoTunnel) } else { Ok(Introduction { federation, entry, ways }) }
 }
 
 /// Loopback, private and link-local addresses (RFC 1918, RFC 4193, RFC 3927, RFC 4291), where nobody far away stands in between.
@@ -272,6 +287,7 @@ mod tests {
     }
 
     const QUIC: &str = r#"{"transport":"pigeon","host":null,"port":9},{"transport":"quic","host":null,"port":4433}"#;
+    const TCP: &str = r#"{"transport":"tcp","host":null,"port":443}"#;
 
     async fn ask(keys: Vec<NodeId>, said: String) -> Result<Introduction, BootstrapError> {
         let (url, server) = answer(said).await;
@@ -290,9 +306,17 @@ mod tests {
             Introduction {
                 federation: FederationId([1; 32]),
                 entry: NodeId([2; 32]),
-                tunnels: vec![SocketAddr::new(LOOPBACK, 4433)],
+                ways: vec![Way::Quic(SocketAddr::new(LOOPBACK, 4433))],
             }
         );
+    }
+
+    #[tokio::test]
+    async fn the_ways_over_tcp_come_behind_those_over_quic_and_are_named_as_the_entry_is() {
+        let introduction = ask(vec![], ok(&document(&format!("{TCP},{QUIC}")))).await.unwrap();
+        let tcp = Way::Tcp { address: SocketAddr::new(LOOPBACK, 443), host: "127.0.0.1".into() };
+        assert_eq!(introduction.ways, [Way::Quic(SocketAddr::new(LOOPBACK, 4433)), tcp]);
+        assert!(ask(vec![], ok(&document(TCP))).await.is_ok(), "an entry may have no UDP");
     }
 
     #[tokio::test]

@@ -444,9 +444,9 @@ impl Directory for EntryDirectory {
                 info!(entry = %self.entry.short(), %url, "the entry has another key or federation now: joining anew");
                 return Err("the entry has another key or federation now".into());
             }
-            let mut addresses: Vec<_> = same.into_iter().flat_map(|said| said.tunnels).collect();
-            addresses.dedup();
-            Ok(Target { addresses, entry: self.entry, federation: self.federation })
+            let mut ways: Vec<_> = same.into_iter().flat_map(|said| said.ways).collect();
+            ways.dedup();
+            Ok(Target { ways, entry: self.entry, federation: self.federation })
         })
     }
 }

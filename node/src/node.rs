@@ -351,6 +351,8 @@ fn entry_status(view: EntryView) -> EntryStatus {
         rtt_ms: None,
         connections: None,
         observed: None,
+        transport: None,
+        why_not_quic: None,
         error: None,
         retry_in_ms: None,
         failures: 0,
@@ -366,6 +368,8 @@ fn entry_status(view: EntryView) -> EntryStatus {
                     status.rtt_ms = Some(up.rtt.as_secs_f64() * 1000.0);
                     status.connections = Some(up.connections);
                     status.observed = Some(up.observed);
+                    status.transport = Some(up.transport.as_str().to_owned());
+                    status.why_not_quic = up.why_not_quic;
                     TunnelStage::Up
                 }
                 TunnelState::Waiting { error, until } => {

@@ -83,6 +83,12 @@ pub struct EntryStatus {
     pub connections: Option<u16>,
     /// This node's own address as the entry sees it, while it is up.
     pub observed: Option<String>,
+    /// What carries it, while it is up: `quic` or `tcp`. Older versions do not say.
+    #[serde(default)]
+    pub transport: Option<String>,
+    /// Where that is not QUIC: why not.
+    #[serde(default)]
+    pub why_not_quic: Option<String>,
     /// What is wrong, if something is.
     pub error: Option<String>,
     /// When it is dialled again, in milliseconds.
@@ -200,6 +206,9 @@ impl Status {
         } else {
             let _ = writeln!(out, "{}", self.services_table());
         }
+        for (entry, why) in self.entries.iter().filter_map(|entry| Some((entry, entry.why_not_quic.as_ref()?))) {
+            let _ = writeln!(out, "{}: over TCP, since {why}; QUIC is tried again now and then", entry.url);
+        }
         for mesh in self.mesh.iter().filter(|mesh| !mesh.peers.is_empty()) {
             let _ = writeln!(out, "{}", mesh.peers_table());
         }
@@ -219,9 +228,10 @@ impl Status {
                 (None, Some(ms)) => format!("next try in {}", in_words(ms)),
                 (None, None) => String::new(),
             };
-            vec![entry.url.clone(), entry.state.word().into(), in_words(entry.for_ms), rtt, more]
+            let via = entry.transport.clone().unwrap_or_default();
+            vec![entry.url.clone(), entry.state.word().into(), in_words(entry.for_ms), via, rtt, more]
         });
-        table(&["ENTRY", "TUNNEL", "FOR", "RTT", ""], rows)
+        table(&["ENTRY", "TUNNEL", "FOR", "VIA", "RTT", ""], rows)
     }
 
     fn services_table(&self) -> String {
@@ -332,6 +342,8 @@ mod tests {
                 rtt_ms: None,
                 connections: None,
                 observed: None,
+                transport: None,
+                why_not_quic: None,
                 error: Some("connection refused".into()),
                 retry_in_ms: None,
                 failures: 0,
@@ -351,10 +363,13 @@ mod tests {
         };
         let text = status.for_people();
         assert!(text.contains("https://example.org: connection refused"), "{text}");
-        assert!(text.contains("ENTRY                TUNNEL       FOR  RTT\n"), "{text}");
+        assert!(text.contains("ENTRY                TUNNEL       FOR  VIA  RTT\n"), "{text}");
         assert!(text.contains("notes    up      5 s  1 of 2  1         3        http://127.0.0.1:1"), "{text}");
         assert!(text.contains("running for 1 min 1 s"), "{text}");
         assert!(text.contains("\n  worker type cpu, 4 cores, 8.0 GiB of memory, 100 GiB of disk free\n"), "{text}");
+        let mut over_tcp = status.clone();
+        over_tcp.entries[0].why_not_quic = Some("UDP may be blocked".into());
+        assert!(over_tcp.for_people().contains("https://example.org: over TCP, since UDP may be blocked;"), "{text}");
         let json = serde_json::to_string(&status).unwrap();
         assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status);
     }

@@ -64,7 +64,10 @@ pub async fn connect(to: SocketAddr) -> Result<SendRequest<Sent>> {
     speak_over(stream).await
 }
 
-async fn speak_over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<SendRequest<Sent>> {
+/// Speaks HTTP over a connection that there is.
+pub(crate) async fn speak_over(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> Result<SendRequest<Sent>> {
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {

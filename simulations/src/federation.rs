@@ -97,11 +97,7 @@ impl Lab {
 
     /// The last lines of each process's log.
     pub fn log_tails(&self, lines: usize) -> String {
-        let entries = std::fs::read_dir(self.workdir.path()).into_iter().flatten().flatten();
-        let mut logs: Vec<_> =
-            entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "log")).collect();
-        logs.sort();
-        logs.iter().map(|log| crate::process::tail_of(log, lines)).collect()
+        self.workdir.log_tails(lines)
     }
 
     /// The command of an entry, without `--listen` and the like.

@@ -6,6 +6,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -20,6 +21,9 @@ pub struct GuardArgs {
     /// How the command is ended
     #[arg(long, value_enum, default_value_t)]
     end: End,
+    /// The network namespace that the command runs inside, as a file
+    #[arg(long)]
+    namespace: Option<PathBuf>,
     /// The command and its arguments
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
@@ -55,6 +59,9 @@ pub fn run(args: GuardArgs) -> Result<()> {
     // The parent may have ended before the request was made: then nobody would ever end this process.
     if getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(args.parent) {
         bail!("the harness has ended already");
+    }
+    if let Some(namespace) = &args.namespace {
+        crate::lab::enter(namespace)?;
     }
     let (program, arguments) = args.command.split_first().context("no command")?;
     let error = std::process::Command::new(program).args(arguments).exec();

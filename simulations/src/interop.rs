@@ -38,6 +38,7 @@ mod raw;
 mod retries;
 mod stock_js;
 mod streams;
+mod udp_blocked;
 mod url_guard;
 
 /// Longer than most checks take; one that hangs is a failure and not a hang of CI.
@@ -128,6 +129,7 @@ pub fn checks() -> Vec<Check> {
         files::checks(),
         bodies::checks(),
         streams::checks(),
+        udp_blocked::checks(),
         https::checks(),
         faults::checks(),
         retries::checks(),

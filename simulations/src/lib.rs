@@ -9,6 +9,7 @@
 //! client   ─ one request, or a load of them, with every failure and its reason
 //! federation ─ entry + nodes + services + agents as processes
 //! demo, interop, bench ─ what a person runs
+//! lab ─ the same binaries in network namespaces, behind routers, over lines with delay and loss
 //! simulate ─ run, sweep, replay and plot simulations; these are in crates of their own
 //! ```
 
@@ -20,6 +21,7 @@ pub mod demo;
 pub mod federation;
 pub mod guard;
 pub mod interop;
+pub mod lab;
 pub mod process;
 pub mod service;
 pub mod simulate;

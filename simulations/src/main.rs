@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use hedgerow_process::exit::{Failure, report};
 use hedgerow_process::{cli, logging};
 use hedgerow_sim::simulate::{plot, replay, run as simulation, sweep};
-use hedgerow_sim::{agent, bench, demo, guard, interop, service};
+use hedgerow_sim::{agent, bench, demo, guard, interop, lab, service};
 
 /// Runs Hedgerow: simulated in virtual time, or as real processes; and says what it did.
 #[derive(Debug, Parser)]
@@ -30,6 +30,8 @@ enum Command {
     Plot(plot::PlotArgs),
     /// Tries what must hold, with real processes and other people's programs
     Interop(interop::InteropArgs),
+    /// Real binaries behind real routers, in network namespaces; without a scenario, lists what there is. Needs root
+    Lab(lab::LabArgs),
     /// What a request costs, beside what it costs others
     Bench(bench::BenchArgs),
     /// One small HTTP service, for behind a worker
@@ -63,6 +65,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Plot(args) => plot::run(args),
         Command::Bench(args) => on_runtime(bench::run(args)),
         Command::Interop(args) => on_runtime(interop::run(args)),
+        Command::Lab(args) => on_runtime(lab::run(args)),
         Command::Agent(args) => on_runtime(agent::run(args)),
         Command::Service(args) => on_runtime(service::run(args)),
     }

@@ -30,7 +30,12 @@ pub struct Workdir {
 impl Workdir {
     /// A new, empty one. `guard` is the `hedgerow-sim` binary.
     pub fn new(guard: &Path) -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("hedgerow-").tempdir().context("no temporary directory")?;
+        Self::named(guard, "hedgerow-")
+    }
+
+    /// The same, in a directory whose name begins with this.
+    pub fn named(guard: &Path, prefix: &str) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix(prefix).tempdir().context("no temporary directory")?;
         Ok(Self { directory, guard: guard.to_owned() })
     }
 
@@ -38,10 +43,19 @@ impl Workdir {
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
+
+    /// The last lines of each process's log.
+    pub fn log_tails(&self, lines: usize) -> String {
+        let entries = std::fs::read_dir(self.path()).into_iter().flatten().flatten();
+        let mut logs: Vec<_> =
+            entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "log")).collect();
+        logs.sort();
+        logs.iter().map(|log| tail_of(log, lines)).collect()
+    }
 }
 
 /// A process that is to be started.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Launch {
     name: String,
     program: PathBuf,
@@ -50,6 +64,7 @@ pub struct Launch {
     ready: Option<PathBuf>,
     piped: bool,
     end: End,
+    namespace: Option<PathBuf>,
 }
 
 impl Launch {
@@ -63,6 +78,7 @@ impl Launch {
             ready: None,
             piped: false,
             end: End::Kill,
+            namespace: None,
         }
     }
 
@@ -110,6 +126,13 @@ impl Launch {
         self
     }
 
+    /// It runs inside the network namespace that this file stands for.
+    #[must_use]
+    pub fn inside(mut self, namespace: &Path) -> Self {
+        self.namespace = Some(namespace.to_owned());
+        self
+    }
+
     /// Starts it.
     pub fn start(self, workdir: &Workdir) -> Result<Process> {
         let log = workdir.path().join(format!("{}.log", self.name));
@@ -119,8 +142,12 @@ impl Launch {
             let _ = std::fs::remove_file(ready);
         }
         let mut command = Command::new(&workdir.guard);
+        command.args(["guard", "--end", self.end.as_str(), "--parent", &std::process::id().to_string()]);
+        if let Some(namespace) = &self.namespace {
+            command.arg("--namespace").arg(namespace);
+        }
         command
-            .args(["guard", "--end", self.end.as_str(), "--parent", &std::process::id().to_string(), "--"])
+            .arg("--")
             .arg(&self.program)
             .args(&self.arguments)
             .envs(self.environment)
@@ -248,7 +275,7 @@ impl Process {
 }
 
 /// The last lines of a log file, each behind the name of its process.
-pub(crate) fn tail_of(log: &Path, lines: usize) -> String {
+fn tail_of(log: &Path, lines: usize) -> String {
     let name = log.file_stem().unwrap_or_default().to_string_lossy();
     let bytes = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);

@@ -78,4 +78,6 @@ promises! {
     a_coordinators_own_port_reaches_workers_at_home_elsewhere: "own-port-relay",
     of_two_processes_with_one_key_one_stops: "mesh-clone",
     three_of_four_nodes_become_coordinators: "mesh-election",
+    a_node_without_udp_serves_over_tcp: "udp-blocked",
+    a_tunnel_moves_to_quic_and_nobody_notices: "udp-opens",
 }

@@ -140,7 +140,7 @@ impl Sponsor {
         let federation = entry.ready["federation"].as_str().unwrap().parse().unwrap();
         let replica = Replica(Arc::new(Mutex::new(Registry::new(federation, Limits::PRODUCTION))));
         let says = Says { roles: Roles::Coordinator, registry: Some(replica.clone()), ..Says::worker(seed, &[]) };
-        let own = Signed::open(says.record(federation), federation, &Limits::PRODUCTION).unwrap().0;
+        let own = Signed::open(says.record(federation), federation, &Limits::PRODUCTION).unwrap();
         replica.0.lock().unwrap().insert(Time::ORIGIN, own, Source::Own).unwrap();
         let mut sponsor = Speaks { says: &says, replica: &replica, federation, seq: 1 };
         for (id, url, services) in guests {
@@ -186,7 +186,7 @@ impl Speaks<'_> {
         self.seq += 1;
         let body = Body::Guest(Guest { worker_id: id.into(), details });
         let signed = self.says.sign(self.federation, self.seq, &body);
-        let signed = Signed::open(signed, self.federation, &Limits::PRODUCTION).unwrap().0;
+        let signed = Signed::open(signed, self.federation, &Limits::PRODUCTION).unwrap();
         self.replica.0.lock().unwrap().insert(Time::ORIGIN, signed, Source::Own).unwrap();
     }
 }

@@ -8,7 +8,7 @@ use crate::node::{Node, Says, Service};
 
 /// Heads that are refused: what is said, and the status and the code of the answer.
 const HEADS: [(&str, u16, &str); 22] = [
-    ("\u{16}\u{3}\u{1}\u{0}garbage\r\n\r\n", 400, "malformed"),
+    ("\u{17}\u{3}\u{1}\u{0}garbage\r\n\r\n", 400, "malformed"),
     ("GET / HTTP/1.1\r\nhost: a\r\nbad name: x\r\n\r\n", 400, "malformed"),
     ("GET / HTTP/3.0\r\nhost: a\r\n\r\n", 400, "malformed"),
     ("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nx", 400, "malformed"),

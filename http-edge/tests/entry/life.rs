@@ -9,7 +9,7 @@ use crate::common::{Answer, Entry, in_time, timed, until};
 use crate::node::{Node, Says, Service};
 
 /// Asks for what the service holds back, on a connection of its own.
-async fn ask_for_hold(entry: &Entry, service: &Service) -> TcpStream {
+pub(crate) async fn ask_for_hold(entry: &Entry, service: &Service) -> TcpStream {
     let mut stream = TcpStream::connect(entry.http).await.unwrap();
     stream.write_all(b"GET /service/web/hold HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
     in_time("the request is at the service", service.holding.notified()).await;

@@ -8,6 +8,7 @@ mod common;
 mod life;
 mod mesh_peer;
 mod node;
+mod over_tcp;
 mod routing;
 mod starting;
 mod tls;

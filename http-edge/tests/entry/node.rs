@@ -15,7 +15,8 @@ use hedgerow_tunnel::link::{BoxFuture, BoxStream};
 use hedgerow_tunnel::serve::OtherStream;
 use hedgerow_tunnel::sync::{SyncReplica, synchronise};
 use hedgerow_tunnel::{
-    BoxIo, DialConfig, Directory, DrainState, OpenService, Services, Slot, Target, TunnelState, TunnelStatus, maintain,
+    BoxIo, DialConfig, Directory, DrainState, OpenService, Services, Slot, Target, TunnelState, TunnelStatus, Way,
+    maintain,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -255,12 +256,14 @@ impl Drop for Node {
 impl Node {
     /// Dials the entry, and serves what comes from the service at `service`.
     pub(crate) fn start(entry: &Entry, service: SocketAddr, says: Says) -> Self {
+        Self::start_by(Way::Quic(entry.tunnel), entry, service, says)
+    }
+
+    /// The same, by this way.
+    pub(crate) fn start_by(way: Way, entry: &Entry, service: SocketAddr, says: Says) -> Self {
         let federation = entry.ready["federation"].as_str().unwrap().parse().unwrap();
-        let target = Target {
-            addresses: vec![entry.tunnel],
-            entry: entry.ready["node_id"].as_str().unwrap().parse().unwrap(),
-            federation,
-        };
+        let target =
+            Target { ways: vec![way], entry: entry.ready["node_id"].as_str().unwrap().parse().unwrap(), federation };
         let record = watch::Sender::new(says.record(federation));
         let drain = watch::Sender::new(DrainState::Running);
         let leave = Arc::new(OnceLock::new());

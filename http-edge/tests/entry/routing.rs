@@ -160,7 +160,7 @@ async fn coordinators_are_told_of_each_other_and_the_public_sees_no_address() {
     answers(&entry, "/service/web/").await;
 
     let federation = entry.ready["federation"].as_str().unwrap().parse().unwrap();
-    let open = |bytes: Vec<u8>| Signed::open(bytes.into(), federation, &Limits::PRODUCTION).unwrap().1.writer;
+    let open = |bytes: Vec<u8>| Signed::open(bytes.into(), federation, &Limits::PRODUCTION).unwrap().writer();
     until("the first coordinator is told of the second", async || {
         let told = first.coordinators.recv().await?;
         told.into_iter().map(open).any(|id| id == second.id()).then_some(())
@@ -262,7 +262,7 @@ async fn an_entry_and_a_coordinator_know_the_same_before_long() {
     // Somebody whom only the coordinator has met.
     let far = Says::worker(3, &["far"]);
     let mut registry = Registry::new(federation, Limits::PRODUCTION);
-    let (signed, _) = Signed::open(far.record(federation), federation, &Limits::PRODUCTION).unwrap();
+    let signed = Signed::open(far.record(federation), federation, &Limits::PRODUCTION).unwrap();
     registry.insert(Time::ORIGIN, signed, Source::Direct(None)).unwrap();
     let replica = Replica(Arc::new(Mutex::new(registry)));
     let near = Node::join(&entry, service.address, Says::worker(1, &["web"])).await;

@@ -12,14 +12,14 @@ use tokio_rustls::client::TlsStream;
 use crate::common::{Answer, Entry, fails, in_time, say, until};
 
 /// Writes a new certificate and its key; who trusts it trusts no other.
-fn certificate(directory: &Path) -> CertificateDer<'static> {
+pub(crate) fn certificate(directory: &Path) -> CertificateDer<'static> {
     let made = rcgen::generate_simple_self_signed(vec!["entry.test".into()]).unwrap();
     std::fs::write(directory.join("cert.pem"), made.cert.pem()).unwrap();
     std::fs::write(directory.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
     made.cert.der().clone()
 }
 
-async fn connect(
+pub(crate) async fn connect(
     entry: &Entry,
     trusted: &CertificateDer<'static>,
     alpn: &[&[u8]],
@@ -37,7 +37,7 @@ async fn connect(
     TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("entry.test").unwrap(), stream).await
 }
 
-async fn get(mut stream: TlsStream<TcpStream>, target: &str) -> Answer {
+pub(crate) async fn get(mut stream: TlsStream<TcpStream>, target: &str) -> Answer {
     let request = format!("GET {target} HTTP/1.1\r\nhost: entry.test\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut all = Vec::new();
@@ -45,7 +45,7 @@ async fn get(mut stream: TlsStream<TcpStream>, target: &str) -> Answer {
     Answer::parse(&all)
 }
 
-const FILES: [&str; 4] = ["--tls-cert", "cert.pem", "--tls-key", "key.pem"];
+pub(crate) const FILES: [&str; 4] = ["--tls-cert", "cert.pem", "--tls-key", "key.pem"];
 
 #[tokio::test]
 async fn https_speaks_http2_where_the_client_does_and_http1_otherwise() {

@@ -94,6 +94,11 @@ impl Peer {
         Self { address, node, scheme, trusted: false }
     }
 
+    /// Whether it is a proxy of the operator's own.
+    pub fn is_trusted_proxy(&self) -> bool {
+        self.trusted
+    }
+
     /// A proxy of the operator's own: what it says of the client is kept, and continued.
     pub fn trusted_proxy(address: IpAddr, scheme: Scheme) -> Self {
         Self { trusted: true, ..Self::client(address, scheme) }

@@ -376,3 +376,5 @@ pub enum RejectReason {
 
 /// The connection's ALPN protocol (RFC 7301): a change that the old code cannot speak gets another number.
 pub const ALPN: &[u8] = b"hedgerow-tunnel/1";
+/// The same where a tunnel goes over TCP, on a port that may serve https too: by this an entry tells nodes and browsers apart.
+pub const ALPN_TCP: &[u8] = b"hedgerow-tunnel-h2/1";

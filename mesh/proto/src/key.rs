@@ -12,10 +12,6 @@ pub const SIGNATURE_BYTES: usize = 64;
 /// An Ed25519 signature.
 pub type Signature = [u8; SIGNATURE_BYTES];
 
-/// Says whether a signature is this key's over exactly these bytes: [`NodeId::verifies`], or something that remembers what that has
-/// said. A federation's simulation verifies each record once, and not once for each of a thousand nodes.
-pub type Verify = fn(&NodeId, &[u8], &Signature) -> bool;
-
 /// A secret key. Prints nothing of itself, and is wiped when it is dropped.
 #[derive(Clone)]
 pub struct SecretKey(SigningKey);

@@ -128,11 +128,10 @@ mod tests {
 
     use super::*;
     use crate::clock::Time;
-    use crate::limits::Limits;
     use crate::members::{Arrival, Lane, MemberLimits};
     use crate::record::{AttachmentState, Body, Roles, Signed};
     use crate::registry::tests::{
-        FEDERATION, at, attachment, coordinator, guest, id, insert, lease, node, registry, say, worker_of,
+        at, attachment, coordinator, guest, id, insert, lease, node, registry, say, worker_of,
     };
 
     const LIMITS: MemberLimits = MemberLimits { nodes_max: 10, nodes_per_source_max: 10, lanes_max: 2 };
@@ -159,7 +158,7 @@ mod tests {
         /// A tunnel comes up.
         fn dials(&mut self, n: u8, body: &Body, connection: &'static str) {
             let signed = self.says(n, body);
-            let (_, record) = Signed::open(signed.bytes().clone(), FEDERATION, &Limits::PRODUCTION).unwrap();
+            let record = signed.record().clone();
             let arrival = Arrival { node: id(n), incarnation: 1, version: record.version, lane: 0, source: None };
             let lane = Lane { id: self.seq, shard: 0, connection };
             self.members.join(&arrival, lane, signed, record.node().unwrap().clone()).unwrap();

@@ -14,7 +14,7 @@ mod check;
 mod signed;
 
 pub use check::Invalid;
-pub use signed::{RecordError, RecordHash, Signed};
+pub use signed::{Open, RecordError, RecordHash, Signed};
 
 /// What a node does. At least one is set in a valid record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

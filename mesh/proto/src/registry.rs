@@ -22,11 +22,11 @@ use bytes::Bytes;
 
 use crate::clock::Time;
 use crate::id::{FederationId, NodeId};
-use crate::key::Verify;
 use crate::limits::Limits;
-use crate::record::{Record, RecordError, Signed};
+use crate::record::{Open, RecordError, Signed};
 
 mod conflict;
+mod entries;
 mod index;
 mod join;
 mod life;
@@ -49,8 +49,9 @@ use writer::Writer;
 pub struct Registry {
     federation: FederationId,
     limits: Limits,
-    verify: Verify,
-    writers: BTreeMap<NodeId, Writer>,
+    open: Open,
+    /// Boxed, since the nodes of such a tree are a third empty.
+    writers: BTreeMap<NodeId, Box<Writer>>,
     /// For each coordinator, those that name it as their home.
     homes: BTreeMap<NodeId, BTreeSet<NodeId>>,
     /// When to look at which writer again, and why: one entry for each that has a reason.
@@ -63,15 +64,15 @@ pub struct Registry {
 impl Registry {
     /// An empty registry.
     pub fn new(federation: FederationId, limits: Limits) -> Self {
-        Self::verified_by(federation, limits, NodeId::verifies)
+        Self::opened_by(federation, limits, Signed::open)
     }
 
-    /// The same, where this function verifies signatures.
-    pub fn verified_by(federation: FederationId, limits: Limits, verify: Verify) -> Self {
+    /// The same, where this function reads and verifies records.
+    pub fn opened_by(federation: FederationId, limits: Limits, open: Open) -> Self {
         Self {
             federation,
             limits,
-            verify,
+            open,
             writers: BTreeMap::new(),
             homes: BTreeMap::new(),
             timers: BTreeMap::new(),
@@ -87,8 +88,8 @@ impl Registry {
     }
 
     /// Reads and verifies a record from anybody. It is not taken in yet.
-    pub fn open(&self, bytes: Bytes) -> Result<(Signed, Record), RecordError> {
-        Signed::open_by(bytes, self.federation, &self.limits, self.verify)
+    pub fn open(&self, bytes: Bytes) -> Result<Signed, RecordError> {
+        (self.open)(bytes, self.federation, &self.limits)
     }
 
     /// Its bounds.

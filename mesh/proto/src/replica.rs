@@ -227,9 +227,8 @@ impl Core {
         source: Source,
         judge: impl FnOnce(&Registry, &Record) -> Result<(), O>,
     ) -> Result<Outcome, NotTaken<O>> {
-        let opened = self.registry.open(bytes);
-        let (signed, record) = opened.map_err(NotTaken::Bad)?;
-        self.insert_opened(now, &signed, &record, source, judge)
+        let signed = self.registry.open(bytes).map_err(NotTaken::Bad)?;
+        self.insert_opened(now, &signed, source, judge)
     }
 
     /// [`Core::insert_if`] of a record whose signature has been verified: the dear part, for which a shell needs no lock.
@@ -237,10 +236,10 @@ impl Core {
         &mut self,
         now: Time,
         signed: &Signed,
-        record: &Record,
         source: Source,
         judge: impl FnOnce(&Registry, &Record) -> Result<(), O>,
     ) -> Result<Outcome, NotTaken<O>> {
+        let record = signed.record();
         judge(&self.registry, record).map_err(NotTaken::Objection)?;
         let outcome = self.registry.insert(now, signed.clone(), source).map_err(NotTaken::Refused)?;
         // An entry that holds the other one takes nothing that is not above it, whichever of two equals stands here.
@@ -266,10 +265,8 @@ impl Core {
         for signed in &received.news {
             self.tell_guest_news(signed);
             // Only the node's own records mean something to it, and those are few.
-            if signed.writer() == self.node()
-                && let Ok(record) = signed.read(self.registry.federation(), self.registry.limits())
-            {
-                self.met_record(now, &record, true);
+            if signed.writer() == self.node() {
+                self.met_record(now, signed.record(), true);
             }
         }
         Ok(received)

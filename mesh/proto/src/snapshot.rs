@@ -118,7 +118,7 @@ pub fn restore(bytes: Vec<u8>, registry: &mut Registry, now: Time) -> Result<Res
         // Each in an allocation of its own: one that lives on must not hold the whole snapshot.
         let record = Bytes::copy_from_slice(&record);
         let opened = registry.open(record);
-        let inserted = opened.is_ok_and(|(signed, _)| registry.insert(now, signed, Source::Snapshot(age)).is_ok());
+        let inserted = opened.is_ok_and(|signed| registry.insert(now, signed, Source::Snapshot(age)).is_ok());
         if inserted {
             restored.taken += 1;
         } else {

@@ -290,7 +290,7 @@ impl Session {
         let index = registry.index();
         let theirs: BTreeMap<&KeyHash, &Listed> = listed.iter().map(|one| (&one.key, one)).collect();
         for (key, leaf) in index.range(prefix) {
-            let here = (leaf.version, Reverse(half(leaf.hash)));
+            let here = (leaf.version(), Reverse(half(leaf.hash())));
             let newer_here = theirs.get(key).is_none_or(|theirs| here > (theirs.version, Reverse(theirs.hash)));
             if newer_here {
                 self.send.insert(*key);
@@ -298,7 +298,8 @@ impl Session {
         }
         for one in listed {
             let there = (one.version, Reverse(one.hash));
-            let newer_there = index.leaf(&one.key).is_none_or(|leaf| there > (leaf.version, Reverse(half(leaf.hash))));
+            let newer_there =
+                index.leaf(&one.key).is_none_or(|leaf| there > (leaf.version(), Reverse(half(leaf.hash()))));
             if newer_there {
                 self.want.insert(one.key);
             }
@@ -328,7 +329,7 @@ impl Session {
             let listed: Vec<Listed> = index
                 .range(prefix)
                 .take(LIST_MAX + 1)
-                .map(|(key, leaf)| Listed { key: *key, version: leaf.version, hash: half(leaf.hash) })
+                .map(|(key, leaf)| Listed { key: *key, version: leaf.version(), hash: half(leaf.hash()) })
                 .collect();
             if listed.len() > LIST_MAX {
                 // It has grown since.
@@ -363,8 +364,8 @@ fn take(
     bytes: Bytes,
     accept: &mut impl FnMut(&Registry, &Record) -> bool,
 ) -> Option<(Signed, Outcome)> {
-    let (signed, record) = registry.open(bytes).ok()?;
-    if !accept(registry, &record) {
+    let signed = registry.open(bytes).ok()?;
+    if !accept(registry, signed.record()) {
         return None;
     }
     let outcome = registry.insert(now, signed.clone(), Source::Passed(age)).ok()?;

@@ -42,7 +42,7 @@ fn decode(bytes: &[u8]) {
         let _ = FrameHeader::decode(*header);
     }
     let mut registry = Registry::new(FEDERATION, Limits::TINY);
-    if let Ok((signed, _)) = Signed::open(Bytes::copy_from_slice(bytes), FEDERATION, &Limits::TINY) {
+    if let Ok(signed) = Signed::open(Bytes::copy_from_slice(bytes), FEDERATION, &Limits::TINY) {
         let _ = registry.insert(NOW, signed, Source::Passed(Duration::MAX));
     }
     let _ = Session::respond().handle(NOW, &mut registry, bytes);

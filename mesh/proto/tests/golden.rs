@@ -200,8 +200,8 @@ fn the_bytes_of_yesterday_are_read_today() {
         .collect();
     for (name, body) in bodies() {
         let bytes = Bytes::from(golden[name].clone());
-        let (_, record) = Signed::open(bytes, FEDERATION, &Limits::PRODUCTION).unwrap();
-        assert_eq!(record.body, body, "{name}");
+        let signed = Signed::open(bytes, FEDERATION, &Limits::PRODUCTION).unwrap();
+        assert_eq!(signed.record().body, body, "{name}");
     }
     let mut restored = Registry::new(FEDERATION, Limits::PRODUCTION);
     snapshot::restore(golden["snapshot"].clone(), &mut restored, NOW).unwrap();

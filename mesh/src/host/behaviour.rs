@@ -13,6 +13,7 @@ use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{StreamProtocol, allow_block_list, connection_limits, identify, kad, ping, request_response};
 
 use super::exchange::PeerCodec;
+use super::frugal::Frugal;
 use super::{HostError, Replication};
 
 /// Connections that strangers may be opening at once.
@@ -28,14 +29,21 @@ const PING_INTERVAL: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Gossipsub's heartbeat: how long a lost message takes to be asked for again.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
+/// To how many neighbours a message is passed on, and within what bounds: every record arrives about so many times, and each time its
+/// signature is verified. Gossipsub's own six are for networks with nothing behind it; here the synchronisation is.
+const GOSSIP_DEGREE: usize = 4;
+const GOSSIP_DEGREE_LOW: usize = 3;
+const GOSSIP_DEGREE_HIGH: usize = 8;
+/// Of those at least so many that this node has dialled itself: strangers that dial it cannot be all.
+const GOSSIP_OUTBOUND_MIN: usize = 2;
+/// How many others are told each heartbeat which messages there are.
+const GOSSIP_LAZY: usize = 3;
 /// How long the ids of messages are remembered, so that none is handled twice.
 const DUPLICATES_REMEMBERED: Duration = Duration::from_secs(120);
 /// What the libp2p envelope adds to a record, in bytes: topic, key, sequence number, signature.
 const GOSSIP_ENVELOPE_BYTES: usize = 1024;
 /// Queries of Kademlia end after this.
 const KAD_QUERY_TIMEOUT: Duration = Duration::from_secs(20);
-/// How often the neighbourhood is looked at anew, once the first looks are over.
-const KAD_BOOTSTRAP_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// A provider record is a hint: it is said again every so often, and forgotten soon.
 const KAD_PROVIDER_TTL: Duration = Duration::from_secs(30 * 60);
 const KAD_PROVIDER_INTERVAL: Duration = Duration::from_secs(10 * 60);
@@ -114,7 +122,7 @@ pub(super) struct Behaviour {
     pub(super) ping: ping::Behaviour,
     pub(super) streams: libp2p_stream::Behaviour,
     pub(super) gossip: Toggle<gossipsub::Behaviour>,
-    pub(super) kad: Toggle<kad::Behaviour<kad::store::MemoryStore>>,
+    pub(super) kad: Toggle<Frugal>,
     pub(super) peers: Toggle<request_response::Behaviour<PeerCodec>>,
 }
 
@@ -178,6 +186,11 @@ fn gossip(key: &Keypair, names: &Names, limits: &Limits) -> Result<gossipsub::Be
         .protocol_id_prefix(names.name("gossip"))
         .heartbeat_interval(HEARTBEAT)
         .heartbeat_initial_delay(HEARTBEAT)
+        .mesh_n(GOSSIP_DEGREE)
+        .mesh_n_low(GOSSIP_DEGREE_LOW)
+        .mesh_n_high(GOSSIP_DEGREE_HIGH)
+        .mesh_outbound_min(GOSSIP_OUTBOUND_MIN)
+        .gossip_lazy(GOSSIP_LAZY)
         .validation_mode(gossipsub::ValidationMode::Strict)
         .validate_messages()
         // The same record is the same message, whoever publishes it.
@@ -206,9 +219,9 @@ fn gossip(key: &Keypair, names: &Names, limits: &Limits) -> Result<gossipsub::Be
     Ok(behaviour)
 }
 
-/// Kademlia: finds peers, and says who may know providers of a service. Nothing that it says is believed, and it keeps no
+/// Kademlia: says who may know providers of a service. Nothing that it says is believed, and it keeps no
 /// values at all.
-fn kademlia(key: &Keypair, names: &Names, dialable: bool) -> kad::Behaviour<kad::store::MemoryStore> {
+fn kademlia(key: &Keypair, names: &Names, dialable: bool) -> Frugal {
     let me = key.public().to_peer_id();
     let store = kad::store::MemoryStoreConfig {
         max_records: 0,
@@ -221,12 +234,13 @@ fn kademlia(key: &Keypair, names: &Names, dialable: bool) -> kad::Behaviour<kad:
         .set_record_filtering(kad::StoreInserts::FilterBoth)
         .set_kbucket_inserts(kad::BucketInserts::Manual)
         .set_query_timeout(KAD_QUERY_TIMEOUT)
-        .set_periodic_bootstrap_interval(Some(KAD_BOOTSTRAP_INTERVAL))
+        // Its tables are filled from the registry.
+        .set_periodic_bootstrap_interval(None)
         .set_provider_record_ttl(Some(KAD_PROVIDER_TTL))
         .set_provider_publication_interval(Some(KAD_PROVIDER_INTERVAL))
         .set_replication_factor(NonZeroUsize::new(3).unwrap_or(kad::K_VALUE));
     let mut behaviour = kad::Behaviour::with_config(me, kad::store::MemoryStore::with_config(me, store), config);
     // Only who can be dialled is worth knowing to others.
     behaviour.set_mode(Some(if dialable { kad::Mode::Server } else { kad::Mode::Client }));
-    behaviour
+    Frugal(behaviour)
 }

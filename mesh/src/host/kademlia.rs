@@ -1,21 +1,25 @@
-//! Kademlia: where further coordinators are, and which of them may know providers of a service. Hints only.
+//! Kademlia: which coordinators may know providers of a service. Hints only. Who there is, the registry knows.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use hedgerow_proto::clock::Time;
 use hedgerow_proto::id::{NodeId, ServiceName};
-use hedgerow_proto::record::Record;
-use libp2p::kad::store::RecordStore;
-use libp2p::kad::{Event, GetProvidersOk, InboundRequest, QueryId, QueryResult, RecordKey};
+use hedgerow_proto::registry;
+use libp2p::Swarm;
+use libp2p::kad::store::{MemoryStore, RecordStore};
+use libp2p::kad::{self, Event, GetProvidersOk, InboundRequest, QueryId, QueryResult, RecordKey};
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use tracing::{debug, trace};
 
+use super::behaviour::Behaviour;
+use super::frugal::Frugal;
 use super::{Host, Registry, node_id, parsed, peer_id};
 
-/// When the neighbourhood is looked at after the first coordinator was met: one look at joining would see it alone.
-const FIRST_LOOKS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(60)];
+/// How often Kademlia's tables are compared with the registry. Not at once: who has just met the first coordinator does not know
+/// yet whom there is.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Services that this node says to know providers of.
 const PROVIDED_MAX: usize = 256;
 /// Questions about providers at once.
@@ -26,8 +30,11 @@ const QUESTIONS_MAX: usize = 64;
 pub(super) struct Queries {
     providers: HashMap<QueryId, (BTreeSet<NodeId>, oneshot::Sender<Vec<NodeId>>)>,
     provided: BTreeSet<ServiceName>,
-    met_first: Option<Time>,
-    looks: usize,
+    /// Whom Kademlia has been told of, and where they can be dialled.
+    told: BTreeMap<NodeId, Vec<String>>,
+    /// The generation of the registry that it has been told.
+    seen: Option<u64>,
+    look_at: Option<Time>,
 }
 
 impl Host {
@@ -36,34 +43,31 @@ impl Host {
         RecordKey::new(&Sha256::new().chain_update(b"hedgerow-service-v1\0").chain_update(service.as_str()).finalize())
     }
 
-    /// Tells Kademlia of the coordinators that are connected, at the addresses that they have signed, if it is time.
+    /// Tells Kademlia of the coordinators in the registry that can be dialled, if it is time and they have changed. It never has to
+    /// look for them: its own way, walks over the network, would open a connection to nearly everybody.
     pub(super) fn look_at_kademlia(&mut self) {
-        let Some(Registry { replica, peering, .. }) = &self.registry else { return };
-        if self.queries.looks == FIRST_LOOKS.len() || peering.coordinators().is_empty() {
-            return;
-        }
+        let Some(Registry { replica, .. }) = &self.registry else { return };
+        let Queries { told, seen, look_at, .. } = &mut self.queries;
         let now = replica.now();
-        let met_first = *self.queries.met_first.get_or_insert(now);
-        let due = FIRST_LOOKS.iter().take_while(|after| met_first + **after <= now).count();
-        if due <= self.queries.looks {
+        if *look_at.get_or_insert(now + LOOK_INTERVAL) > now {
             return;
         }
-        self.queries.looks = due;
-        let connected: Vec<_> = replica.read(|registry| {
-            let record = |node: &NodeId| registry.node(node).and_then(Record::node);
-            let signed = |node: &NodeId| {
-                record(node).filter(|node| node.roles.coordinates()).map(|node| parsed(&node.multiaddrs))
-            };
-            peering.coordinators().iter().filter_map(|node| Some((peer_id(*node)?, signed(node)?))).collect()
+        *look_at = Some(now + LOOK_INTERVAL);
+        let news = replica.read(|registry| {
+            (seen.replace(registry.generation()) != Some(registry.generation())).then(|| difference(registry, told))
         });
-        let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() else { return };
-        for (peer, addresses) in connected {
-            for address in addresses {
+        let Some(kad) = tables(&mut self.swarm) else { return };
+        for (node, addresses) in news.into_iter().flatten() {
+            let Some(peer) = peer_id(node) else { continue };
+            // What it has moved away from must not stay.
+            kad.remove_peer(&peer);
+            for address in parsed(&addresses) {
                 kad.add_address(&peer, address);
             }
-        }
-        if let Err(error) = kad.bootstrap() {
-            debug!(%error, "no look at the neighbourhood");
+            match addresses.is_empty() {
+                true => told.remove(&node),
+                false => told.insert(node, addresses),
+            };
         }
     }
 
@@ -74,7 +78,7 @@ impl Host {
             self.queries.provided.difference(&wanted).map(|name| self.provider_key(name)).collect(),
             wanted.difference(&self.queries.provided).map(|name| self.provider_key(name)).collect(),
         );
-        let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() else { return };
+        let Some(kad) = tables(&mut self.swarm) else { return };
         for key in old {
             kad.stop_providing(&key);
         }
@@ -91,7 +95,7 @@ impl Host {
         self.queries.providers.retain(|_, (_, answer)| !answer.is_closed());
         let key = self.provider_key(service);
         let room = self.queries.providers.len() < QUESTIONS_MAX;
-        if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut().filter(|_| room) {
+        if let Some(kad) = tables(&mut self.swarm).filter(|_| room) {
             let query = kad.get_providers(key);
             self.queries.providers.insert(query, (BTreeSet::new(), answer));
         }
@@ -102,7 +106,7 @@ impl Host {
             Event::InboundRequest { request: InboundRequest::AddProvider { record: Some(record) } } => {
                 // Whoever says so must be a coordinator that is connected: the store is bounded, and not for strangers.
                 let friend = node_id(&record.provider).is_some_and(|node| self.is_neighbour(&node));
-                if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut().filter(|_| friend)
+                if let Some(kad) = tables(&mut self.swarm).filter(|_| friend)
                     && let Err(error) = kad.store_mut().add_provider(record)
                 {
                     debug!(%error, "a provider is not remembered");
@@ -124,4 +128,19 @@ impl Host {
             other => trace!(event = ?other, "kademlia"),
         }
     }
+}
+
+/// Kademlia, where this node has a part in it.
+fn tables(swarm: &mut Swarm<Behaviour>) -> Option<&mut kad::Behaviour<MemoryStore>> {
+    swarm.behaviour_mut().kad.as_mut().map(|Frugal(kad)| kad)
+}
+
+/// Who can be dialled elsewhere than `told`, and where: nowhere, if it is gone.
+fn difference(registry: &registry::Registry, told: &BTreeMap<NodeId, Vec<String>>) -> Vec<(NodeId, Vec<String>)> {
+    let dialable: BTreeMap<NodeId, &[String]> =
+        registry.coordinator_nodes().map(|(id, node)| (id, node.multiaddrs.as_slice())).collect();
+    let gone = told.keys().filter(|node| !dialable.contains_key(node)).map(|node| (*node, Vec::new()));
+    let moved =
+        dialable.iter().filter(|(node, addresses)| told.get(node).map_or(&[][..], Vec::as_slice) != **addresses);
+    gone.chain(moved.map(|(node, addresses)| (*node, addresses.to_vec()))).collect()
 }

@@ -138,12 +138,12 @@ async fn what_a_node_says_is_published_as_signed_bytes() {
     assert!(record.borrow_and_update().is_empty());
     one.announce(node_record(Roles::Worker)).unwrap();
     let bytes = record.borrow_and_update().clone();
-    let (_, opened) = Signed::open(bytes, FEDERATION, &Limits::PRODUCTION).unwrap();
-    assert_eq!(opened.node(), Some(&node_record(Roles::Worker)));
+    let opened = Signed::open(bytes, FEDERATION, &Limits::PRODUCTION).unwrap();
+    assert_eq!(opened.record().node(), Some(&node_record(Roles::Worker)));
     let left = one.leave().unwrap();
-    let (_, left) = Signed::open(left, FEDERATION, &Limits::PRODUCTION).unwrap();
-    assert_eq!(left.body, Body::Leave);
-    assert!(left.version > opened.version);
+    let left = Signed::open(left, FEDERATION, &Limits::PRODUCTION).unwrap();
+    assert_eq!(left.record().body, Body::Leave);
+    assert!(left.version() > opened.version());
     assert_eq!(one.read(|registry| registry.nodes().count()), 0);
 }
 

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use crate::frames::ControlStream;
-use crate::link::{BoxStream, Link, LinkClosed};
+use crate::link::{BoxStream, Link, LinkClosed, Transport};
 use crate::tuning;
 use crate::watchdog::Watchdog;
 
@@ -45,6 +45,14 @@ pub enum TunnelError {
     /// The entry does not take this node.
     #[error("refused by the entry: {}", .0.message)]
     Rejected(Reject),
+    /// Neither transport leads to it.
+    #[error("over QUIC: {quic}; over TCP: {tcp}")]
+    NoWay {
+        /// What became of QUIC.
+        quic: Box<Self>,
+        /// What became of TCP.
+        tcp: Box<Self>,
+    },
 }
 
 impl TunnelError {
@@ -109,6 +117,10 @@ pub(crate) struct Shared {
     in_flight: AtomicUsize,
     /// A request has begun on an idle tunnel: the watchdog looks at it from now on.
     pub(crate) became_busy: Notify,
+    became_idle: Notify,
+    /// Another connection has taken its place: until then what runs may finish.
+    leave_by: OnceLock<Instant>,
+    left: Notify,
     liveness: AtomicU8,
     pub(crate) liveness_changed: Notify,
     created: Instant,
@@ -128,6 +140,8 @@ enum Keeping {
     /// The tunnel of whoever passes its streams on.
     Other(Tunnel),
 }
+
+const REPLACED: &str = "a newer connection of this node takes the place of this one";
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -182,6 +196,10 @@ impl Tunnel {
     pub fn remote(&self) -> Option<SocketAddr> {
         self.0.link.remote()
     }
+    /// What carries it.
+    pub fn transport(&self) -> Transport {
+        self.0.link.transport()
+    }
     /// For how long it has been up.
     pub fn up_for(&self) -> Duration {
         self.0.created.elapsed()
@@ -234,7 +252,7 @@ impl Tunnel {
     pub fn is_closed(&self) -> bool {
         self.liveness() == Liveness::Closed
     }
-    /// Marks it suspect: an exchange got no verdict in time. The watchdog takes the mark away when something comes.
+    /// Marks it suspect: an exchange got no verdict in time. The mark goes when it answers a ping.
     /// One without a control stream has nobody who would do that, and stays live.
     pub fn suspect(&self) {
         match &self.0.keeping {
@@ -288,6 +306,18 @@ impl Tunnel {
     pub fn close(&self, code: u32, reason: &str) {
         self.0.link.close(code, reason);
     }
+    /// Another connection of the node takes its place. Where that is a change of transport while both are live, what runs here may
+    /// finish first, for a while; else the connection is closed at once, since it may be the one that passes nothing any more.
+    pub fn replaced_by(&self, newer: &Self) {
+        let moved = self.incarnation() == newer.incarnation() && self.transport() != newer.transport();
+        if moved && self.liveness() == Liveness::Live {
+            self.0.raise(Liveness::Draining);
+            let _ = self.0.leave_by.set(Instant::now() + tuning::MOVE_TIMEOUT);
+            self.0.left.notify_waiters();
+        } else {
+            self.close(close::REPLACED, REPLACED);
+        }
+    }
 }
 
 /// What the other end has said of the connection.
@@ -309,6 +339,9 @@ impl Shared {
             authorities,
             in_flight: AtomicUsize::new(0),
             became_busy: Notify::new(),
+            became_idle: Notify::new(),
+            leave_by: OnceLock::new(),
+            left: Notify::new(),
             liveness: AtomicU8::new(Liveness::Live as u8),
             liveness_changed: Notify::new(),
             created: Instant::now(),
@@ -324,9 +357,13 @@ impl Shared {
             self.liveness_changed.notify_waiters();
         }
     }
-    /// Something came: no longer suspect.
-    pub(crate) fn heard(&self) {
+    /// Something came: it is there. That it hears us is another matter.
+    pub(crate) fn came(&self) {
         self.heard_ms.store(self.created.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+    /// It has heard us: no longer suspect.
+    pub(crate) fn heard(&self) {
+        self.came();
         let _ = self.liveness.compare_exchange(
             Liveness::Suspect as u8,
             Liveness::Live as u8,
@@ -334,8 +371,34 @@ impl Shared {
             Ordering::Acquire,
         );
     }
+    /// Ready when another connection has taken its place and nothing runs on it any more, or not in time. Cancel-safe.
+    async fn left(&self) {
+        let leave_by = loop {
+            let mut left = std::pin::pin!(self.left.notified());
+            left.as_mut().enable();
+            match self.leave_by.get() {
+                Some(leave_by) => break *leave_by,
+                None => left.await,
+            }
+        };
+        let idle = async {
+            loop {
+                let mut idle = std::pin::pin!(self.became_idle.notified());
+                idle.as_mut().enable();
+                if self.in_flight.load(Ordering::Relaxed) == 0 {
+                    return;
+                }
+                idle.await;
+            }
+        };
+        // Over in time or not: that was its time.
+        let _ = tokio::time::timeout_at(leave_by, idle).await;
+    }
     pub(crate) fn is_watched(&self) -> bool {
-        self.in_flight.load(Ordering::Relaxed) > 0 || self.liveness.load(Ordering::Acquire) == Liveness::Suspect as u8
+        self.in_flight.load(Ordering::Relaxed) > 0 || self.is_suspect()
+    }
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.liveness.load(Ordering::Acquire) == Liveness::Suspect as u8
     }
 }
 
@@ -348,7 +411,9 @@ pub struct InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.shared.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if self.shared.in_flight.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.shared.became_idle.notify_waiters();
+        }
     }
 }
 
@@ -455,8 +520,9 @@ fn check(
         return Err(Reject { reason: RejectReason::Federation, message, record: None });
     }
     let bad = |message: String| Reject { reason: RejectReason::Record, message, record: None };
-    let (signed, record) = Signed::open(Bytes::copy_from_slice(&join.record), hello.federation, limits)
+    let signed = Signed::open(Bytes::copy_from_slice(&join.record), hello.federation, limits)
         .map_err(|error| bad(format!("the node's record is not valid: {error}")))?;
+    let record = signed.record().clone();
     if record.writer != peer {
         return Err(bad("the node's record is signed by another key than the connection's".into()));
     }
@@ -473,6 +539,10 @@ impl TunnelEvents {
         loop {
             let control = tokio::select! {
                 closed = self.shared.link.closed() => return self.ended(closed),
+                () = self.shared.left() => {
+                    self.shared.link.close(close::REPLACED, REPLACED);
+                    continue;
+                }
                 control = self.control.read() => control,
                 Some(control) = self.outgoing.recv() => {
                     self.write(&control).await;
@@ -490,10 +560,10 @@ impl TunnelEvents {
                 Ok(None) => return self.lost("the control stream ended").await,
                 Err(error) => return self.lost(&error.to_string()).await,
             };
-            self.shared.heard();
+            self.shared.came();
             match control {
                 Control::Ping(number) => self.write(&Control::Pong(number)).await,
-                Control::Pong(_) => {}
+                Control::Pong(_) => self.shared.heard(),
                 Control::Record(bytes) => match self.open_record(bytes) {
                     Ok((signed, record)) if matches!(record.body, Body::Node(_)) => {
                         return TunnelEvent::Record(signed, record);
@@ -515,8 +585,9 @@ impl TunnelEvents {
     }
 
     fn open_record(&self, bytes: Vec<u8>) -> Result<(Signed, Record), String> {
-        let (signed, record) = Signed::open(bytes.into(), self.hello.federation, &self.limits)
+        let signed = Signed::open(bytes.into(), self.hello.federation, &self.limits)
             .map_err(|error| format!("a record that is not valid: {error}"))?;
+        let record = signed.record().clone();
         if record.writer != self.shared.link.peer() {
             return Err("a record of another node".into());
         }

@@ -1,13 +1,10 @@
 //! The node's side of a tunnel: dials an entry, joins, serves its streams, notices when nothing passes, and dials again.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use hedgerow_proto::backoff::Backoff;
 use hedgerow_proto::clock::Time;
 use hedgerow_proto::frame::{Census, Control, Hello, Join, Reject, Welcome, close};
@@ -16,14 +13,15 @@ use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::liveness::{Beat, Pings};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tracing::{debug, info};
+use tracing::debug;
 
 use crate::accept::TunnelError;
 use crate::frames::ControlStream;
-use crate::lanes;
-use crate::link::{BoxFuture, Link, LinkClosed};
+use crate::link::{BoxFuture, Link, LinkClosed, Transport};
 use crate::serve::{Activity, Services, serve_link};
-use crate::{quic, tuning};
+use crate::session::session;
+use crate::ways::Way;
+use crate::{quic, tcp, tuning};
 
 /// Whether a node takes new requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +35,8 @@ pub enum DrainState {
 /// One entry, and how to reach it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// Its addresses, tried a little apart from each other.
-    pub addresses: Vec<SocketAddr>,
+    /// The ways to it: QUIC first, and those of one transport a little apart from each other.
+    pub ways: Vec<Way>,
     /// The key that it must prove.
     pub entry: NodeId,
     /// The federation that it serves.
@@ -50,15 +48,19 @@ pub trait Directory: Send + Sync + 'static {
     /// The entry as it is now, or why that is not known.
     fn target(&self) -> BoxFuture<'_, Result<Target, String>>;
 
-    /// A connection to one of its addresses, on which it proves its key: over QUIC, unless the way there is another one, as in the
-    /// simulation.
+    /// A connection on one of the ways to it, on which it proves its key.
     fn dial<'a>(
         &'a self,
         key: &'a SecretKey,
         entry: NodeId,
-        address: SocketAddr,
+        way: &'a Way,
     ) -> BoxFuture<'a, Result<Arc<dyn Link>, TunnelError>> {
-        Box::pin(async move { Ok(Arc::new(quic::dial(key, entry, address).await?) as Arc<dyn Link>) })
+        Box::pin(async move {
+            Ok(match way {
+                Way::Quic(address) => Arc::new(quic::dial(key, entry, *address).await?),
+                Way::Tcp { address, host } => Arc::new(tcp::dial(key, entry, *address, host).await?) as Arc<dyn Link>,
+            })
+        })
     }
 }
 
@@ -137,21 +139,24 @@ pub struct Up {
     pub rtt: Duration,
     /// Connections to this entry.
     pub connections: u16,
+    /// What carries it.
+    pub transport: Transport,
+    /// Where that is not QUIC: why not.
+    pub why_not_quic: Option<String>,
 }
 
 /// How long a refused node waits before it asks again: somebody has to change something first.
 const REJECTED_WAIT: Duration = Duration::from_secs(15);
-/// How far apart attempts at several addresses of one entry begin (RFC 8305 §5 recommends 250 ms).
-const ADDRESS_STAGGER: Duration = Duration::from_millis(250);
 
 /// Keeps one tunnel to one entry up until the node drains or `status` has nobody listening any more.
 pub async fn maintain(config: DialConfig, directory: Arc<dyn Directory>, status: watch::Sender<TunnelStatus>) {
     let mut backoff = Backoff::new(config.seed);
+    let mut head_start = tuning::QUIC_HEAD_START;
     let mut drain = config.drain.clone();
     let set = |state| status.send_modify(|status| status.state = state);
     while *drain.borrow_and_update() == DrainState::Running && !status.is_closed() {
         set(TunnelState::Connecting);
-        let (wait, state) = match session(&config, &*directory, &status).await {
+        let (wait, state) = match session(&config, &*directory, &status, &mut head_start).await {
             Ok(()) => break,
             // The node speaks above the record that it is told of, or stops: either way the next attempt is another one.
             Err(SessionEnd::Rejected(Reject { record: Some(ref record), .. }))
@@ -189,7 +194,7 @@ pub async fn serve_over(
     link: Arc<dyn Link>,
     on_pong: impl Fn(Duration),
 ) -> Result<(), TunnelError> {
-    let target = Target { addresses: Vec::new(), entry: link.peer(), federation };
+    let target = Target { ways: Vec::new(), entry: link.peer(), federation };
     let joined = join(config, greet(link, &target).await?, 0).await?;
     match run(config, joined, &Arc::new(Activity::default()), on_pong).await {
         End::Drained => Ok(()),
@@ -201,7 +206,7 @@ fn waiting(error: String, wait: Duration) -> (Duration, TunnelState) {
     (wait, TunnelState::Waiting { error, until: Instant::now() + wait })
 }
 
-enum SessionEnd {
+pub(crate) enum SessionEnd {
     /// It never came up.
     Failed(String),
     /// It was up.
@@ -218,81 +223,6 @@ impl From<TunnelError> for SessionEnd {
     }
 }
 
-/// From the bootstrap to the end of the first connection. `Ok`: the node has drained.
-async fn session(
-    config: &DialConfig,
-    directory: &dyn Directory,
-    status: &watch::Sender<TunnelStatus>,
-) -> Result<(), SessionEnd> {
-    let target = directory.target().await.map_err(SessionEnd::Failed)?;
-    status.send_modify(|status| status.entry = Some(target.entry));
-    let (link, address) = dial_first(config, directory, &target).await?;
-    let greeted = greet(link, &target).await?;
-    let hello = greeted.hello.clone();
-    let joined = join(config, greeted, 0).await?;
-    let up = Up {
-        remote: joined.link.remote(),
-        observed: joined.welcome.observed.clone(),
-        since: Instant::now(),
-        rtt: joined.link.rtt(),
-        connections: 1,
-    };
-    let activity = Arc::new(Activity::default());
-    let connections = AtomicU16::new(1);
-    // Up with the first pong, not with Welcome: the entry answers pings once it has put the node into its table, and
-    // whoever waits for "up" sends a request next.
-    let pong = |rtt| {
-        status.send_modify(|status| match &mut status.state {
-            TunnelState::Up(up) => up.rtt = rtt,
-            state => {
-                info!(entry = %target.entry.short(), ?rtt, "the tunnel is up");
-                *state = TunnelState::Up(Up { rtt, connections: connections.load(Ordering::Relaxed), ..up.clone() });
-                status.failures = 0;
-            }
-        });
-    };
-    let first = run(config, joined, &activity, pong);
-    let more = lanes::keep(config, directory, &target, address, &hello, &activity, |count| {
-        connections.store(count, Ordering::Relaxed);
-        status.send_if_modified(|status| match &mut status.state {
-            TunnelState::Up(up) => std::mem::replace(&mut up.connections, count) != count,
-            _ => false,
-        });
-    });
-    // The further connections fall with the first: it is the one that notices a restart.
-    let end = tokio::select! {
-        end = first => end,
-        never = more => match never {},
-    };
-    match end {
-        End::Drained => Ok(()),
-        End::Closed(closed) => Err(SessionEnd::Lost(closed.to_string())),
-    }
-}
-
-/// Dials all addresses, a little apart, and takes the first that answers with the right key.
-async fn dial_first(
-    config: &DialConfig,
-    directory: &dyn Directory,
-    target: &Target,
-) -> Result<(Arc<dyn Link>, SocketAddr), TunnelError> {
-    let mut attempts: FuturesUnordered<_> = (0_u32..)
-        .zip(&target.addresses)
-        .map(|(index, address)| async move {
-            sleep(ADDRESS_STAGGER * index).await;
-            directory.dial(&config.key, target.entry, *address).await.map(|link| (link, *address))
-        })
-        .collect();
-    let mut last = TunnelError::Protocol("the entry has no address".into());
-    while let Some(attempt) = attempts.next().await {
-        match attempt {
-            Ok(link) => return Ok(link),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
 /// A connection on which the entry has said Hello.
 pub(crate) struct Greeted {
     pub(crate) link: Arc<dyn Link>,
@@ -302,9 +232,9 @@ pub(crate) struct Greeted {
 
 /// A connection that the entry has taken.
 pub(crate) struct Joined {
-    link: Arc<dyn Link>,
+    pub(crate) link: Arc<dyn Link>,
     control: ControlStream,
-    welcome: Welcome,
+    pub(crate) welcome: Welcome,
 }
 
 async fn in_time<T>(step: impl Future<Output = Result<T, TunnelError>>) -> Result<T, TunnelError> {

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,29 +17,40 @@ use tracing::debug;
 use crate::accept::TunnelError;
 use crate::dial::{DialConfig, Directory, End, Target, greet, join, run};
 use crate::serve::Activity;
+use crate::ways::Way;
 
 /// Ports tried for each thread of the entry before a pause: enough that one of 16 threads is missed once in 10,000 times.
 const TRIES_PER_SHARD: u32 = 10;
 /// The pause. It is an optimisation that failed: nothing depends on it.
 const PAUSE: Duration = Duration::from_secs(60);
 
+/// The further connections of a tunnel, each with the thread that it leads to. They end when this is dropped.
+pub(crate) type Lanes = JoinSet<u16>;
+
+/// Where they lead.
+#[derive(Clone, Copy)]
+pub(crate) struct Destination<'a> {
+    pub(crate) directory: &'a dyn Directory,
+    pub(crate) target: &'a Target,
+    pub(crate) way: &'a Way,
+    /// What was said on the first connection.
+    pub(crate) first: &'a Hello,
+}
+
 /// Keeps the further connections up for as long as it is polled.
 pub(crate) async fn keep(
+    running: &mut Lanes,
     config: &DialConfig,
-    directory: &dyn Directory,
-    target: &Target,
-    address: SocketAddr,
-    first: &Hello,
+    to: Destination<'_>,
     activity: &Arc<Activity>,
     on_count: impl Fn(u16),
 ) -> Infallible {
-    let wanted = usize::from(first.shards.min(config.lanes_max.max(1)));
-    let mut covered = BTreeSet::from([first.shard]);
-    let mut running = JoinSet::new();
+    let wanted = usize::from(to.first.shards.min(config.lanes_max.max(1)));
+    let mut covered = BTreeSet::from([to.first.shard]);
     let mut backoff = Backoff::new(config.seed ^ 1);
     let mut tries = 0;
     loop {
-        if covered.len() >= wanted || tries >= TRIES_PER_SHARD * u32::from(first.shards) {
+        if covered.len() >= wanted || tries >= TRIES_PER_SHARD * u32::from(to.first.shards) {
             tokio::select! {
                 Some(ended) = running.join_next() => {
                     forget(&mut covered, ended);
@@ -54,7 +64,7 @@ pub(crate) async fn keep(
             continue;
         }
         tries += 1;
-        match one(config, directory, target, address, first, &covered, activity).await {
+        match one(config, to, &covered, activity).await {
             Ok(Some((shard, lane))) => {
                 covered.insert(shard);
                 running.spawn(async move {
@@ -85,17 +95,14 @@ fn forget(covered: &mut BTreeSet<u16>, ended: Result<u16, tokio::task::JoinError
 /// One attempt: `None` when it came to a thread that has a connection.
 async fn one(
     config: &DialConfig,
-    directory: &dyn Directory,
-    target: &Target,
-    address: SocketAddr,
-    first: &Hello,
+    to: Destination<'_>,
     covered: &BTreeSet<u16>,
     activity: &Arc<Activity>,
 ) -> Result<Option<(u16, impl Future<Output = End> + Send + 'static)>, TunnelError> {
-    let link = directory.dial(&config.key, target.entry, address).await?;
-    let greeted = greet(link, target).await?;
+    let link = to.directory.dial(&config.key, to.target.entry, to.way).await?;
+    let greeted = greet(link, to.target).await?;
     let shard = greeted.hello.shard;
-    if greeted.hello.incarnation != first.incarnation || covered.contains(&shard) {
+    if greeted.hello.incarnation != to.first.incarnation || covered.contains(&shard) {
         greeted.link.close(close::GOING, "another thread is wanted");
         return Ok(None);
     }

@@ -69,6 +69,34 @@ impl From<LinkClosed> for io::Error {
     }
 }
 
+/// What carries a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Transport {
+    /// QUIC over UDP.
+    Quic,
+    /// TLS over TCP.
+    Tcp,
+    /// Something inside this process, or another connection that passes streams on.
+    Other,
+}
+
+impl Transport {
+    /// Its name, for logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Quic => "quic",
+            Self::Tcp => "tcp",
+            Self::Other => "other",
+        }
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// A connection between two proven keys.
 pub trait Link: Send + Sync + 'static {
     /// Opens a stream. The peer learns of it with the first bytes written.
@@ -92,4 +120,8 @@ pub trait Link: Send + Sync + 'static {
     fn received(&self) -> u64;
     /// The round-trip time as measured lately.
     fn rtt(&self) -> Duration;
+    /// What carries it.
+    fn transport(&self) -> Transport {
+        Transport::Other
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hedgerow_proto::frame::reset;
+use hedgerow_proto::frame::{ALPN, reset};
 use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::key::SecretKey;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
@@ -16,7 +16,7 @@ use quinn_proto::HashedConnectionIdGenerator;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::accept::TunnelError;
-use crate::link::{BoxFuture, BoxStream, Link, LinkClosed, Stream, StreamReset};
+use crate::link::{BoxFuture, BoxStream, Link, LinkClosed, Stream, StreamReset, Transport};
 use crate::{tls, tuning};
 
 /// Who an entry is.
@@ -132,7 +132,7 @@ impl quinn::crypto::HmacKey for ResetKey {
 }
 
 fn server_config(identity: &EntryIdentity, peer: IpAddr) -> Result<quinn::ServerConfig, TunnelError> {
-    let tls = QuicServerConfig::try_from(tls::server(&identity.key)?).map_err(TunnelError::config)?;
+    let tls = QuicServerConfig::try_from(tls::server(&identity.key, ALPN)?).map_err(TunnelError::config)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));
     // The node opens no streams: every stream is a request, and requests come from the entry.
     config.transport_config(transport(peer, 0));
@@ -165,7 +165,7 @@ impl Acceptor {
     }
 }
 
-async fn within_handshake<T>(handshake: impl Future<Output = T>) -> Result<T, TunnelError> {
+pub(crate) async fn within_handshake<T>(handshake: impl Future<Output = T>) -> Result<T, TunnelError> {
     tokio::time::timeout(tuning::HANDSHAKE_TIMEOUT, handshake).await.map_err(|_| TunnelError::Timeout)
 }
 
@@ -173,7 +173,7 @@ async fn within_handshake<T>(handshake: impl Future<Output = T>) -> Result<T, Tu
 pub async fn dial(key: &SecretKey, entry: NodeId, address: SocketAddr) -> Result<QuicLink, TunnelError> {
     let local: SocketAddr = if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
     let (socket, _) = bind(local, Sharing::Alone)?;
-    let tls = QuicClientConfig::try_from(tls::client(key, entry)?).map_err(TunnelError::config)?;
+    let tls = QuicClientConfig::try_from(tls::client(key, entry, ALPN)?).map_err(TunnelError::config)?;
     let mut config = quinn::ClientConfig::new(Arc::new(tls));
     config.transport_config(transport(address.ip(), tuning::STREAMS_PER_CONNECTION_MAX));
     let endpoint = quinn::Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(quinn::TokioRuntime))?;
@@ -252,6 +252,10 @@ impl Link for QuicLink {
 
     fn rtt(&self) -> Duration {
         self.connection.rtt()
+    }
+
+    fn transport(&self) -> Transport {
+        Transport::Quic
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use hedgerow_proto::frame::ALPN;
 use hedgerow_proto::id::NodeId;
 use hedgerow_proto::key::SecretKey;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -39,7 +38,7 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 /// The entry's side: takes any key, and the connection then knows which one it was.
-pub(crate) fn server(key: &SecretKey) -> Result<rustls::ServerConfig, Error> {
+pub(crate) fn server(key: &SecretKey, alpn: &[u8]) -> Result<rustls::ServerConfig, Error> {
     let provider = provider();
     let verifier = Arc::new(PeerKey { expected: None, algorithms: provider.signature_verification_algorithms });
     let resolver = Arc::new(rustls::server::AlwaysResolvesServerRawPublicKeys::new(certified_key(key)?));
@@ -47,14 +46,14 @@ pub(crate) fn server(key: &SecretKey) -> Result<rustls::ServerConfig, Error> {
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(resolver);
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![alpn.to_vec()];
     // Tunnels live long: tickets would only cost memory.
     config.send_tls13_tickets = 0;
     Ok(config)
 }
 
 /// The node's side: takes exactly this entry's key.
-pub(crate) fn client(key: &SecretKey, entry: NodeId) -> Result<rustls::ClientConfig, Error> {
+pub(crate) fn client(key: &SecretKey, entry: NodeId, alpn: &[u8]) -> Result<rustls::ClientConfig, Error> {
     let provider = provider();
     let verifier = Arc::new(PeerKey { expected: Some(entry), algorithms: provider.signature_verification_algorithms });
     let resolver = Arc::new(rustls::client::AlwaysResolvesClientRawPublicKeys::new(certified_key(key)?));
@@ -63,7 +62,7 @@ pub(crate) fn client(key: &SecretKey, entry: NodeId) -> Result<rustls::ClientCon
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_client_cert_resolver(resolver);
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = vec![alpn.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
     Ok(config)
 }

@@ -13,11 +13,13 @@ pub(crate) struct Watchdog {
     shared: Arc<Shared>,
     dog: liveness::Watchdog,
     began: Instant,
+    /// How often it was asked whether it hears us.
+    asked: u64,
 }
 
 impl Watchdog {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, dog: liveness::Watchdog::default(), began: Instant::now() }
+        Self { shared, dog: liveness::Watchdog::default(), began: Instant::now(), asked: 0 }
     }
 
     fn now(&self) -> Time {
@@ -38,7 +40,13 @@ impl Watchdog {
         sleep_until(self.began + at.since_origin()).await;
         let link = &self.shared.link;
         match self.dog.look(self.now(), link.received(), link.rtt(), self.shared.is_watched()) {
-            Look::Heard => self.shared.heard(),
+            // We hear it, and it did not answer a request: does it hear us? Its pings say nothing of that, its Pong does. (A router
+            // can lose one direction; packets of the node would then undo each suspicion.)
+            Look::Heard if self.shared.is_suspect() => {
+                self.asked += 1;
+                return Some(self.asked);
+            }
+            Look::Heard => self.shared.came(),
             Look::Ask(number) => return Some(number),
             Look::Wait => {}
             Look::Suspect => self.shared.raise(Liveness::Suspect),

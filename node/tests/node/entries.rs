@@ -2,7 +2,7 @@
 
 use hedgerow_node::status::TunnelStage;
 use hedgerow_proto::record::{Body, ServiceHealth};
-use hedgerow_tunnel::TunnelEvent;
+use hedgerow_tunnel::{Transport, TunnelEvent};
 
 use crate::entry::Entry;
 use crate::process::{Home, text, until};
@@ -53,6 +53,22 @@ async fn the_ready_file_appears_with_the_tunnel_and_status_says_what_is_up() {
     assert!(status.services[0].up);
     let for_people = String::from_utf8(home.run(&["status"]).await.stdout).unwrap();
     assert!(for_people.contains("notes    up") && for_people.contains("0 of 3"), "{for_people}");
+}
+
+#[tokio::test]
+async fn where_no_udp_comes_through_the_tunnel_goes_over_tcp_and_status_says_why() {
+    let home = Home::new();
+    let (mut entry, service) = (Entry::start_without_udp(1).await, Service::start().await);
+    let mut node = home.start(&["join", &entry.url(), "--service", &service.named("notes")]);
+    let joined = entry.joined().await;
+    assert_eq!(joined.tunnel.transport(), Transport::Tcp);
+    assert!(joined.ask("notes").await.unwrap().answer().await.ends_with("hello"));
+    node.says(&["the tunnel is up", "transport=tcp"]).await;
+    let status = home.status().await;
+    assert_eq!(status.entries[0].transport.as_deref(), Some("tcp"));
+    assert!(status.entries[0].why_not_quic.as_ref().unwrap().contains("UDP"), "{status:?}");
+    let for_people = String::from_utf8(home.run(&["status"]).await.stdout).unwrap();
+    assert!(for_people.contains("over TCP, since") && for_people.contains("  tcp  "), "{for_people}");
 }
 
 #[tokio::test]

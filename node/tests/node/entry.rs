@@ -1,4 +1,4 @@
-//! An entry, played by the test: a bootstrap over HTTP, tunnels over QUIC, and requests down them.
+//! An entry, played by the test: a bootstrap over HTTP, tunnels over QUIC or TCP, and requests down them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::limits::Limits;
 use hedgerow_proto::record::Record;
 use hedgerow_tunnel::{
-    EntryIdentity, Exchange, ExchangeIo, Open, Tunnel, TunnelEvent, Verdict, exchange, quic, welcome,
+    EntryIdentity, Exchange, ExchangeIo, Link, Open, Tunnel, TunnelEvent, Verdict, exchange, quic, tcp, welcome,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
 use crate::process::in_time;
 
@@ -25,6 +25,12 @@ pub(crate) struct Entry {
     pub(crate) identity: EntryIdentity,
     joined: mpsc::UnboundedReceiver<Joined>,
     tasks: Vec<JoinHandle<()>>,
+}
+
+/// What comes through to an entry.
+enum Tunnels {
+    Quic,
+    Tcp,
 }
 
 /// A node's tunnel.
@@ -41,7 +47,12 @@ impl Entry {
     }
 
     pub(crate) async fn start_at(address: SocketAddr, key_seed: u8) -> Self {
-        Self::start_with(address, key_seed, None).await
+        Self::start_with(address, key_seed, None, Tunnels::Quic).await
+    }
+
+    /// One to which no UDP comes through: its tunnels come over TCP.
+    pub(crate) async fn start_without_udp(key_seed: u8) -> Self {
+        Self::start_with("127.0.0.1:0".parse().unwrap(), key_seed, None, Tunnels::Tcp).await
     }
 
     /// Over https, with a certificate for this name that vouches for itself; the certificate in PEM.
@@ -58,14 +69,19 @@ impl Entry {
             )
             .unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(tls));
-        (Self::start_with("127.0.0.1:0".parse().unwrap(), key_seed, Some(acceptor)).await, made.cert.pem())
+        (
+            Self::start_with("127.0.0.1:0".parse().unwrap(), key_seed, Some(acceptor), Tunnels::Quic).await,
+            made.cert.pem(),
+        )
     }
 
-    async fn start_with(address: SocketAddr, key_seed: u8, tls: Option<TlsAcceptor>) -> Self {
+    async fn start_with(address: SocketAddr, key_seed: u8, tls: Option<TlsAcceptor>, tunnels: Tunnels) -> Self {
         let key = SecretKey::from_seed([key_seed; 32]);
         let identity = EntryIdentity { key, federation: FederationId([9; 32]), incarnation: u64::from(key_seed) };
         let (socket, _) = quic::bind("127.0.0.1:0".parse().unwrap(), quic::Sharing::Alone).unwrap();
         let tunnel_port = socket.local_addr().unwrap().port();
+        let over_tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp_port = over_tcp.local_addr().unwrap().port();
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (join, joined) = mpsc::unbounded_channel();
@@ -73,14 +89,20 @@ impl Entry {
             "federation": identity.federation.to_string(),
             "entry": {
                 "id": identity.key.id().to_string(),
-                "tunnel": [{ "transport": "quic", "host": null, "port": tunnel_port }],
+                "tunnel": [
+                    { "transport": "quic", "host": null, "port": tunnel_port },
+                    { "transport": "tcp", "host": null, "port": tcp_port },
+                ],
             },
             "ttl": 60,
             "coordinators": [],
         });
         let tasks = vec![
             tokio::spawn(introduce(listener, tls, document.to_string())),
-            tokio::spawn(accept(identity.clone(), socket, join)),
+            match tunnels {
+                Tunnels::Quic => tokio::spawn(accept(identity.clone(), socket, join)),
+                Tunnels::Tcp => tokio::spawn(accept_tcp(identity.clone(), over_tcp, socket, join)),
+            },
         ];
         Self { address, identity, joined, tasks }
     }
@@ -218,19 +240,39 @@ async fn accept(identity: EntryIdentity, socket: std::net::UdpSocket, join: mpsc
         let (acceptor, join, identity) = (acceptor.clone(), join.clone(), identity.clone());
         tokio::spawn(async move {
             let Ok(link) = acceptor.handshake(incoming).await else { return };
-            let hello =
-                Hello { federation: identity.federation, incarnation: identity.incarnation, shard: 0, shards: 1 };
-            let welcomed = welcome(Arc::new(link), hello, &Limits::PRODUCTION, &Open).await;
-            let Ok((tunnel, mut told, _, record)) = welcomed else { return };
-            let (tell, events) = mpsc::unbounded_channel();
-            let _ = join.send(Joined { tunnel, record, events });
-            loop {
-                let event = told.next().await;
-                let last = matches!(event, TunnelEvent::Closed(_));
-                if tell.send(event).is_err() || last {
-                    return;
-                }
-            }
+            take_in(Arc::new(link), &identity, join).await;
         });
+    }
+}
+
+async fn accept_tcp(
+    identity: EntryIdentity,
+    listener: TcpListener,
+    _silent: std::net::UdpSocket,
+    join: mpsc::UnboundedSender<Joined>,
+) {
+    let acceptor = Arc::new(tcp::Acceptor::new(&identity).unwrap());
+    while let Ok((stream, _)) = listener.accept().await {
+        let (acceptor, join, identity) = (acceptor.clone(), join.clone(), identity.clone());
+        tokio::spawn(async move {
+            let Ok(start) = LazyConfigAcceptor::new(Default::default(), stream).await else { return };
+            let Ok(link) = acceptor.handshake(start).await else { return };
+            take_in(Arc::new(link), &identity, join).await;
+        });
+    }
+}
+
+async fn take_in(link: Arc<dyn Link>, identity: &EntryIdentity, join: mpsc::UnboundedSender<Joined>) {
+    let hello = Hello { federation: identity.federation, incarnation: identity.incarnation, shard: 0, shards: 1 };
+    let welcomed = welcome(link, hello, &Limits::PRODUCTION, &Open).await;
+    let Ok((tunnel, mut told, _, record)) = welcomed else { return };
+    let (tell, events) = mpsc::unbounded_channel();
+    let _ = join.send(Joined { tunnel, record, events });
+    loop {
+        let event = told.next().await;
+        let last = matches!(event, TunnelEvent::Closed(_));
+        if tell.send(event).is_err() || last {
+            return;
+        }
     }
 }

@@ -28,6 +28,9 @@ use crate::settings::{FEDERATION, Settings};
 use crate::verify;
 
 mod jobs;
+mod ways;
+
+use ways::{Way, Ways};
 
 /// Times and bounds of a request.
 const LIMITS: &AttemptLimits = &AttemptLimits::PRODUCTION;
@@ -99,6 +102,7 @@ struct Job {
 pub(crate) struct Entry {
     pub(crate) registry: Registry,
     members: Members,
+    ways: Ways,
     tunnels: BTreeMap<ConnectionId, Tunnel>,
     next_tunnel: u64,
     sessions: BTreeMap<ConnectionId, (u64, Session)>,
@@ -112,15 +116,6 @@ pub(crate) struct Entry {
     telling: Telling,
     tell_at: Option<Time>,
     generation: u64,
-}
-
-/// The way to a node that may take a request.
-#[derive(Debug, Clone, Copy)]
-struct Way {
-    node: NodeId,
-    connection: ConnectionId,
-    via: Option<NodeId>,
-    capacity: u32,
 }
 
 struct Candidates<'a> {
@@ -162,8 +157,9 @@ impl hedgerow_proto::attempts::Candidates for Candidates<'_> {
 impl Entry {
     pub(crate) fn new(now: Time, settings: &Settings, seed: u64) -> Self {
         Self {
-            registry: Registry::verified_by(FEDERATION, settings.limits.clone(), verify::verifies),
+            registry: Registry::opened_by(FEDERATION, settings.limits.clone(), verify::open_once),
             members: Members::new(MEMBER_LIMITS),
+            ways: Ways::default(),
             tunnels: BTreeMap::new(),
             next_tunnel: 0,
             sessions: BTreeMap::new(),
@@ -255,16 +251,18 @@ impl Entry {
         match (message, from) {
             (Message::Join { incarnation, record }, None) => self.join(ctx, connection, incarnation, record),
             (Message::Record(bytes), Some((node, incarnation))) => {
-                let Ok((signed, record)) = verify::open(bytes, &ctx.settings.limits) else { return };
+                let Ok(signed) = verify::open(bytes, &ctx.settings.limits) else { return };
                 // Whoever is over a limit is routed to all the same, by its tunnel.
                 drop(self.registry.insert(now, signed.clone(), Source::Direct(None)));
-                if let Some(body) = record.node().filter(|_| record.writer == node) {
-                    self.members.record(&node, incarnation, record.version, signed, body.clone());
+                if let Some(body) = signed.record().node().filter(|_| signed.writer() == node).cloned() {
+                    self.members.record(&node, incarnation, signed.version(), signed, body);
+                    self.ways.members_changed();
                 }
             }
             (Message::Leave(bytes), Some((node, incarnation))) => {
                 self.members.leave(&node, incarnation);
-                if let Ok((signed, _)) = verify::open(bytes, &ctx.settings.limits) {
+                self.ways.members_changed();
+                if let Ok(signed) = verify::open(bytes, &ctx.settings.limits) {
                     drop(self.registry.insert(now, signed, Source::Direct(None)));
                 }
             }
@@ -307,13 +305,10 @@ impl Entry {
     fn join(&mut self, ctx: &mut Context<'_>, connection: ConnectionId, incarnation: u64, bytes: Bytes) {
         let now = ctx.now();
         let opened = verify::open(bytes, &ctx.settings.limits);
-        let Some((signed, record, body)) =
-            opened.ok().and_then(|(signed, record)| record.node().cloned().map(|body| (signed, record, body)))
-        else {
-            return ctx.close(connection);
-        };
-        let node = record.writer;
-        let arrival = Arrival { node, incarnation, version: record.version, lane: 0, source: None };
+        let opened = opened.ok().and_then(|signed| Some((signed.record().node()?.clone(), signed)));
+        let Some((body, signed)) = opened else { return ctx.close(connection) };
+        let node = signed.writer();
+        let arrival = Arrival { node, incarnation, version: signed.version(), lane: 0, source: None };
         if let Err(reject) = self.members.admit(&arrival) {
             ctx.send(connection, Message::Reject { newer: reject.record.map(Bytes::from) });
             return ctx.close(connection);
@@ -326,6 +321,7 @@ impl Entry {
         let (id, coordinates) = (self.next_tunnel, body.roles.coordinates());
         let lane = Lane { id, shard: 0, connection };
         let Ok(replaced) = self.members.join(&arrival, lane, signed, body) else { return ctx.close(connection) };
+        self.ways.members_changed();
         let rtt = ctx.net.links.latency(ctx.me, ctx.book.index.get(&node).copied().unwrap_or(ctx.me)) * 2;
         let tunnel = Tunnel {
             node,
@@ -363,6 +359,7 @@ impl Entry {
     fn gone(&mut self, ctx: &mut Context<'_>, connection: ConnectionId) {
         let Some(tunnel) = self.tunnels.remove(&connection) else { return };
         self.members.closed(&tunnel.node, 0, tunnel.id);
+        self.ways.members_changed();
         self.sessions.remove(&connection);
         self.registry.part(ctx.now(), tunnel.node);
         let broken: Vec<RequestNumber> = self

@@ -76,12 +76,14 @@ pub struct Run {
 /// Runs to the end, or until `progress` breaks, which is called now and then with the virtual time.
 pub fn run(config: RunConfig, progress: &mut dyn FnMut(Duration) -> ControlFlow<()>) -> Run {
     let RunConfig { name, scenario, seed, plan, layout, trace_node, leak } = config;
+    verify::forget();
     let mut world = World::new(&scenario, plan, &layout, seed, trace_node);
     if let Some(nanos) = leak {
         world.net.links.leak_from(nanos);
     }
     world.run(progress);
     let figures = Samples::figures(&world);
+    verify::forget();
     let World { net, mut book, samples, narrator, plan, .. } = world;
     let summary = Summary {
         format: FORMAT,

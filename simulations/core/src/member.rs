@@ -160,9 +160,9 @@ impl Member {
         let incarnation = seed("incarnation");
         let me = nature.key.id();
         let voice = Voice::new(nature.key.clone(), FEDERATION, incarnation, epoch, settings.limits.clone());
-        let mut registry = Registry::verified_by(FEDERATION, settings.limits.clone(), verify::verifies);
+        let mut registry = Registry::opened_by(FEDERATION, settings.limits.clone(), verify::open_once);
         if let Some(bytes) = ctx.disk.snapshot.clone() {
-            let mut restored = Registry::verified_by(FEDERATION, settings.limits.clone(), verify::verifies);
+            let mut restored = Registry::opened_by(FEDERATION, settings.limits.clone(), verify::open_once);
             // A damaged one is set aside: its neighbours have everything.
             match snapshot::restore(bytes, &mut restored, now) {
                 Ok(_) => registry = restored,
@@ -461,14 +461,14 @@ impl Member {
             Message::Join { record, .. } => self.take_in(ctx, connection, record),
             Message::Record(bytes) => {
                 let Some((id, _)) = self.roster_ids.get(&connection) else { return };
-                if let Ok((signed, record)) = verify::open(bytes, &ctx.settings.limits) {
-                    self.roster.said(*id, signed, &record);
+                if let Ok(signed) = verify::open(bytes, &ctx.settings.limits) {
+                    self.roster.said(*id, signed.clone(), signed.record());
                     self.drain_roster(ctx);
                 }
             }
             Message::Leave(bytes) => {
                 let Some((id, _)) = self.roster_ids.get(&connection) else { return };
-                if let Ok((signed, _)) = verify::open(bytes, &ctx.settings.limits) {
+                if let Ok(signed) = verify::open(bytes, &ctx.settings.limits) {
                     self.roster.left(*id, signed);
                     self.drain_roster(ctx);
                 }

@@ -19,8 +19,8 @@ use crate::message::{Link, Message};
 use crate::net::ConnectionId;
 use crate::settings::Settings;
 
-/// To how many others a message is forwarded: gossipsub's D.
-const FORWARDED_TO: usize = 6;
+/// To how many others a message is forwarded: gossipsub's D, as the hosts set it.
+const FORWARDED_TO: usize = 4;
 /// For how long a message is known again when it comes once more.
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);
 

@@ -10,7 +10,7 @@ use tokio::process::Command;
 use super::{Check, must};
 use crate::client::PATIENCE;
 use crate::federation::{Lab, NodeSpec, READY_WITHIN, bound};
-use crate::process::Launch;
+use crate::process::{Launch, Process};
 use crate::service::{Kind, hex};
 
 pub(super) fn checks() -> Vec<Check> {
@@ -47,31 +47,13 @@ async fn http2(lab: Arc<Lab>) -> Result<String> {
 }
 
 async fn https(lab: Arc<Lab>) -> Result<String> {
-    let (authority, certificate, key) = certificates(lab.workdir.path(), "first").await?;
-    let anywhere = "127.0.0.1:0";
-    let entry = Launch::new("entry", &lab.binaries.entry)
-        .args(["--listen", anywhere, "--tunnel-listen", anywhere, "--key-file"])
-        .arg(lab.workdir.path().join("entry.key"))
-        .arg("--tls-cert")
-        .arg(&certificate)
-        .arg("--tls-key")
-        .arg(&key)
-        .ready_file(&lab.workdir)
-        .start(&lab.workdir)?;
-    let port = bound(&entry.ready(READY_WITHIN).await?, "listen")?.port();
+    let authority = Authority::new(lab.workdir.path(), "first").await?;
+    let HttpsEntry { process: entry, port } = authority.entry(&lab, &[]).await?;
     let kit = lab.service("kit", Kind::Kit).await?;
-    let node = Launch::new("worker", &lab.binaries.node)
-        .args(["join", &format!("https://localhost:{port}"), "--service", &format!("kit=http://{}", kit.listen)])
-        .arg("--entry-ca")
-        .arg(&authority)
-        .arg("--data-dir")
-        .arg(lab.data_dir("worker"))
-        .ready_file(&lab.workdir)
-        .start(&lab.workdir)?;
-    node.ready(READY_WITHIN).await.context("the node proves the entry by its certificate")?;
+    let node = authority.node(&lab, port, &format!("kit=http://{}", kit.listen)).await?;
 
     let url = format!("https://localhost:{port}/service/kit/hello");
-    let first_ca = authority.display().to_string();
+    let Authority { ca: first_ca, certificate, key } = authority;
     for (flag, version) in [("--http2", "2"), ("--http1.1", "1.1")] {
         let retry = ["--retry", "5", "--retry-delay", "1"];
         let answer = curl(&[&["--cacert", &first_ca, flag, &url], &retry[..]].concat()).await?;
@@ -100,6 +82,56 @@ async fn https(lab: Arc<Lab>) -> Result<String> {
     must!(curl(&["--cacert", &first_ca, &url]).await.is_err(), "the old certificate is still shown");
     must!(entry.is_running() && node.is_running(), "a process has ended");
     Ok("joined over https; HTTP/2 and HTTP/1.1 by ALPN; a renewed certificate was taken up on SIGHUP".to_owned())
+}
+
+/// An authority of our own, with a certificate for `localhost` that it has signed.
+pub(super) struct Authority {
+    /// Its own certificate: who trusts it trusts the other.
+    pub(super) ca: String,
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+/// An entry that serves https.
+pub(super) struct HttpsEntry {
+    pub(super) process: Process,
+    pub(super) port: u16,
+}
+
+impl Authority {
+    pub(super) async fn new(directory: &Path, name: &str) -> Result<Self> {
+        let (authority, certificate, key) = certificates(directory, name).await?;
+        Ok(Self { ca: authority.display().to_string(), certificate, key })
+    }
+
+    /// An entry with that certificate.
+    pub(super) async fn entry(&self, lab: &Lab, extra: &[&str]) -> Result<HttpsEntry> {
+        let anywhere = "127.0.0.1:0";
+        let process = Launch::new("entry", &lab.binaries.entry)
+            .args(["--listen", anywhere, "--tunnel-listen", anywhere, "--key-file"])
+            .arg(lab.workdir.path().join("entry.key"))
+            .arg("--tls-cert")
+            .arg(&self.certificate)
+            .arg("--tls-key")
+            .arg(&self.key)
+            .args(extra)
+            .ready_file(&lab.workdir)
+            .start(&lab.workdir)?;
+        let port = bound(&process.ready(READY_WITHIN).await?, "listen")?.port();
+        Ok(HttpsEntry { process, port })
+    }
+
+    /// A node that offers this service there.
+    pub(super) async fn node(&self, lab: &Lab, port: u16, service: &str) -> Result<Process> {
+        let node = Launch::new("worker", &lab.binaries.node)
+            .args(["join", &format!("https://localhost:{port}"), "--service", service, "--entry-ca", &self.ca])
+            .arg("--data-dir")
+            .arg(lab.data_dir("worker"))
+            .ready_file(&lab.workdir)
+            .start(&lab.workdir)?;
+        node.ready(READY_WITHIN).await.context("the node proves the entry by its certificate")?;
+        Ok(node)
+    }
 }
 
 /// Version, status and body, as curl has them; an error if curl has none.

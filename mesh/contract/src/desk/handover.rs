@@ -20,10 +20,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use bytes::Bytes;
 use hedgerow_proto::clock::Time;
 use hedgerow_proto::id::NodeId;
-use hedgerow_proto::record::{Body, Kind, RecordKey};
+use hedgerow_proto::record::{Body, Kind};
 use hedgerow_proto::registry::{GuestView, KeyHash, Presence, Registry};
 
 use super::holding::Holding;
@@ -222,6 +221,5 @@ impl Desk {
 /// The place of a coordinator among those who may speak for a worker: the highest is the first. It is the hash of the key
 /// that its record about the worker has, which all compute alike, and which spreads the workers evenly.
 pub(super) fn rank(worker_id: &WorkerId, coordinator: NodeId) -> KeyHash {
-    let subject = Bytes::copy_from_slice(worker_id.as_str().as_bytes());
-    KeyHash::of(&RecordKey { writer: coordinator, kind: Kind::GUEST, subject })
+    KeyHash::of(&coordinator, Kind::GUEST, worker_id.as_str().as_bytes())
 }

@@ -351,9 +351,9 @@ async fn dialled_in(config: DialConfig, status: watch::Sender<TunnelStatus>) -> 
 
     let identity = EntryIdentity { key: SecretKey::from_seed([0xee; 32]), federation: federation(), incarnation: 1 };
     let (socket, _) = quic::bind((Ipv4Addr::LOCALHOST, 0).into(), quic::Sharing::First).unwrap();
-    let addresses = vec![socket.local_addr().unwrap()];
+    let ways = vec![hedgerow_tunnel::Way::Quic(socket.local_addr().unwrap())];
     let endpoint = quic::listen(&identity, socket).unwrap();
-    let target = hedgerow_tunnel::Target { addresses, entry: identity.key.id(), federation: federation() };
+    let target = hedgerow_tunnel::Target { ways, entry: identity.key.id(), federation: federation() };
     spawn_local(maintain(config, Arc::new(Here(target)), status));
     let incoming = in_time("a connection", endpoint.accept()).await.unwrap();
     let link = quic::Acceptor::new(&identity).unwrap().handshake(incoming).await.unwrap();

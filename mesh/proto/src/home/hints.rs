@@ -23,8 +23,7 @@ pub struct Told {
 impl Told {
     /// Of a signed record that somebody has told of. What is none, or not a coordinator's, is no hint.
     pub fn open(bytes: Bytes, federation: FederationId, limits: &Limits) -> Option<Self> {
-        let (_, record) = Signed::open(bytes, federation, limits).ok()?;
-        Self::of(&record)
+        Self::of(Signed::open(bytes, federation, limits).ok()?.record())
     }
 
     /// Of a record whose signature is good.

@@ -32,7 +32,7 @@ fn node(roles: Roles, home: Option<u8>) -> Body {
 
 fn record(n: u8, seq: u64, body: &Body) -> (Signed, Record) {
     let signed = Signed::sign(&key(n), FEDERATION, 1, Version { epoch: 1, seq }, body).unwrap();
-    let record = signed.read(FEDERATION, &Limits::PRODUCTION).unwrap();
+    let record = signed.record().clone();
     (signed, record)
 }
 

@@ -94,6 +94,15 @@ impl Neighbours {
         due
     }
 
+    /// Those of the `connected` to be in step with. In a large federation only the closest: with them a connection stays, and the
+    /// others, which came up for some other reason, fall idle.
+    pub(super) fn near(&self, connected: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+        if self.known.len() <= ALL_OF {
+            return connected.clone();
+        }
+        self.known.iter().filter(|node| connected.contains(node)).take(SOUGHT).copied().collect()
+    }
+
     /// A connection has gone: another may be wanted.
     pub(super) fn lost(&mut self) {
         self.changed = true;

@@ -14,6 +14,9 @@ use crate::registry::Source;
 use crate::replica::NotTaken;
 use crate::sync::Session;
 
+/// Of so many synchronisations one is with anybody who is connected.
+const ANYBODY_EVERY: u8 = 8;
+
 /// What a request was sent for.
 #[derive(Debug)]
 pub(super) enum Purpose {
@@ -50,10 +53,16 @@ impl Peering {
         self.events.push_back(Event::Request { id, to, request });
     }
 
-    /// Begins a synchronisation with one of the neighbours.
+    /// Begins a synchronisation with one of the neighbours: of the near ones, but now and then of all, so that who has chosen its
+    /// key to be near this node's cannot keep others from it.
     pub(super) fn synchronise_with_somebody(&mut self, now: Time, replica: &mut impl Replica) {
-        let free: Vec<NodeId> = self.coordinators.difference(&self.requests.begun).copied().collect();
-        if let Some(node) = self.random.choice(free) {
+        let near = match self.random.u8(..ANYBODY_EVERY) {
+            0 => BTreeSet::new(),
+            _ => self.neighbours.near(&self.coordinators),
+        };
+        let free = |of: &BTreeSet<NodeId>| of.difference(&self.requests.begun).copied().collect::<Vec<NodeId>>();
+        let (near, all) = (free(&near), free(&self.coordinators));
+        if let Some(node) = self.random.choice(if near.is_empty() { all } else { near }) {
             self.synchronise(now, replica, node);
         }
     }

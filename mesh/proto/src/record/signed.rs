@@ -19,14 +19,16 @@
 //! when it is read, and travel on since the bytes do.
 
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{Attachment, AttachmentState, Body, Guest, GuestDetails, Invalid, Kind, Record, Unknown, Version, check};
 use crate::id::{FederationId, NodeId};
-use crate::key::{SIGNATURE_BYTES, SecretKey, Signature, Verify};
+use crate::key::{SIGNATURE_BYTES, SecretKey, Signature};
 use crate::limits::Limits;
+use crate::registry::KeyHash;
 use crate::wire::{self, DecodeError};
 
 /// The version of the envelope that this code reads and writes.
@@ -85,44 +87,79 @@ impl fmt::Debug for RecordHash {
     }
 }
 
-/// A record with its signature, as its exact bytes: what was signed is what travels, what is kept and what is hashed.
-/// A value of this type has been signed or verified here.
+/// A record with its signature, as its exact bytes: what was signed is what travels, what is kept and what is hashed. Beside them
+/// is what they say. A value of this type has been signed or verified here.
+///
+/// All clones share one record, wherever they are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Signed {
+pub struct Signed(Arc<Kept>);
+
+#[derive(Debug)]
+struct Kept {
     bytes: Bytes,
     hash: RecordHash,
+    /// The hash of its key, once somebody has asked for it.
+    key_hash: OnceLock<KeyHash>,
+    record: Record,
 }
 
+impl PartialEq for Kept {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for Kept {}
+
+/// Reads and verifies a record from anybody: [`Signed::open`], or something that remembers what that has said. A federation's
+/// simulation so reads each record once, and keeps it once, and not once for each of a thousand nodes.
+pub type Open = fn(Bytes, FederationId, &Limits) -> Result<Signed, RecordError>;
+
 impl Signed {
+    fn new(bytes: Bytes, record: Record) -> Self {
+        use sha2::Digest;
+        let hash = RecordHash(sha2::Sha256::digest(&bytes).into());
+        Self(Arc::new(Kept { bytes, hash, key_hash: OnceLock::new(), record }))
+    }
+
     /// The exact bytes.
     pub fn bytes(&self) -> &Bytes {
-        &self.bytes
+        &self.0.bytes
+    }
+
+    /// What it says.
+    pub fn record(&self) -> &Record {
+        &self.0.record
     }
 
     /// The kind, as the envelope says.
     pub fn kind(&self) -> Kind {
-        Kind(self.bytes[1])
+        self.0.record.body.kind()
     }
 
     /// Who signed it.
     pub fn writer(&self) -> NodeId {
-        NodeId(array(&self.bytes, 34))
+        self.0.record.writer
     }
 
     /// Its place in the order of what its writer says.
     pub fn version(&self) -> Version {
-        Version { epoch: u64::from_be_bytes(array(&self.bytes, 66)), seq: u64::from_be_bytes(array(&self.bytes, 74)) }
+        self.0.record.version
     }
 
     /// What it is about beside its writer: see the envelope.
     pub fn subject(&self) -> &[u8] {
-        let bytes = usize::from(self.bytes[HEADER_BYTES - 1]);
-        &self.bytes[HEADER_BYTES..HEADER_BYTES + bytes]
+        self.0.record.body.subject()
     }
 
-    /// Their hash.
+    /// The hash of its bytes.
     pub fn hash(&self) -> RecordHash {
-        self.hash
+        self.0.hash
+    }
+
+    /// The hash of its key.
+    pub(crate) fn key_hash(&self) -> KeyHash {
+        *self.0.key_hash.get_or_init(|| KeyHash::of(&self.writer(), self.kind(), self.subject()))
     }
 
     /// Signs what the holder of the key says, within [`Limits::PRODUCTION`].
@@ -164,23 +201,27 @@ impl Signed {
         bytes.extend_from_slice(&content);
         let signature = key.sign(&[DOMAIN, &bytes].concat());
         bytes.extend_from_slice(&signature);
-        if bytes.len() > limits.record_bytes_max {
-            return Err(RecordError::TooLong { got_bytes: bytes.len(), max_bytes: limits.record_bytes_max });
-        }
-        let hash = hash_of(&bytes);
-        Ok(Self { bytes: bytes.into(), hash })
+        length(&bytes, limits)?;
+        // Read as all others read it: a lease, for one, has only whole milliseconds on the wire.
+        let bytes = Bytes::from(bytes);
+        let (record, _) = Self::parse(&bytes, federation, limits)?;
+        Ok(Self::new(bytes, record))
     }
 
-    /// Reads it again, without the cost of verifying: its signature is known to hold.
-    pub fn read(&self, federation: FederationId, limits: &Limits) -> Result<Record, RecordError> {
-        Self::parse(&self.bytes, federation, limits).map(|(record, _)| record)
+    /// What it says, if that is of this federation and keeps these limits: it may have been opened with others.
+    pub fn read(&self, federation: FederationId, limits: &Limits) -> Result<&Record, RecordError> {
+        let record = self.record();
+        length(&self.0.bytes, limits)?;
+        if record.federation != federation {
+            return Err(RecordError::Federation(record.federation));
+        }
+        check::body(&record.writer, &record.body, limits)?;
+        Ok(record)
     }
 
     /// Everything but the signature: the length, the federation, the rules.
     fn parse(bytes: &Bytes, federation: FederationId, limits: &Limits) -> Result<(Record, Envelope), RecordError> {
-        if bytes.len() > limits.record_bytes_max {
-            return Err(RecordError::TooLong { got_bytes: bytes.len(), max_bytes: limits.record_bytes_max });
-        }
+        length(bytes, limits)?;
         let envelope = Envelope::read(bytes)?;
         if envelope.federation != federation {
             return Err(RecordError::Federation(envelope.federation));
@@ -192,31 +233,20 @@ impl Signed {
     }
 
     /// Reads and verifies a record from anybody: its length, its federation, its rules, its signature.
-    pub fn open(bytes: Bytes, federation: FederationId, limits: &Limits) -> Result<(Self, Record), RecordError> {
-        Self::open_by(bytes, federation, limits, NodeId::verifies)
-    }
-
-    /// [`Signed::open`], with the signature verified by this function.
-    pub fn open_by(
-        bytes: Bytes,
-        federation: FederationId,
-        limits: &Limits,
-        verify: Verify,
-    ) -> Result<(Self, Record), RecordError> {
+    pub fn open(bytes: Bytes, federation: FederationId, limits: &Limits) -> Result<Self, RecordError> {
         let (record, envelope) = Self::parse(&bytes, federation, limits)?;
         // The dearest check last: a signature costs as much as everything before it a hundred times.
         let signed = &bytes[..envelope.content_end];
-        if !verify(&envelope.writer, &[DOMAIN, signed].concat(), &envelope.signature) {
+        if !envelope.writer.verifies(&[DOMAIN, signed].concat(), &envelope.signature) {
             return Err(RecordError::Signature { writer: envelope.writer });
         }
-        let hash = hash_of(&bytes);
-        Ok((Self { bytes, hash }, record))
+        Ok(Self::new(bytes, record))
     }
 }
 
-fn hash_of(bytes: &[u8]) -> RecordHash {
-    use sha2::Digest;
-    RecordHash(sha2::Sha256::digest(bytes).into())
+fn length(bytes: &[u8], limits: &Limits) -> Result<(), RecordError> {
+    let (got_bytes, max_bytes) = (bytes.len(), limits.record_bytes_max);
+    if got_bytes > max_bytes { Err(RecordError::TooLong { got_bytes, max_bytes }) } else { Ok(()) }
 }
 
 /// What the header says.

@@ -2,7 +2,8 @@
 //!
 //! The keys' hashes are the leaves of a tree that branches sixteenfold, at each hexadecimal digit. The fingerprint of a
 //! subtree is the SHA-256 of the records' hashes in it, in order: two replicas that agree on it hold the same records
-//! there. Those of the 256 subtrees of two digits are remembered, so a change costs a 256th of the whole.
+//! there. Those of the 256 subtrees of two digits are remembered, so a change costs a 256th of the whole; and that of the
+//! whole is, which is asked for at each synchronisation.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +12,8 @@ use std::sync::OnceLock;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::record::{RecordHash, RecordKey, Version};
+use crate::id::NodeId;
+use crate::record::{Kind, Signed};
 
 /// The first 16 bytes of the SHA-256 of a record's key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -21,13 +23,13 @@ impl KeyHash {
     /// Hexadecimal digits in it: the depth of the tree.
     pub const DIGITS: u8 = 32;
 
-    /// The hash of this key.
-    pub fn of(key: &RecordKey) -> Self {
+    /// The hash of the key of what this writer says in this kind about this subject.
+    pub fn of(writer: &NodeId, kind: Kind, subject: &[u8]) -> Self {
         let mut hash = Sha256::new();
         hash.update(b"hedgerow-key-v1\0");
-        hash.update(key.writer.0);
-        hash.update([key.kind.0]);
-        hash.update(&key.subject);
+        hash.update(writer.0);
+        hash.update([kind.0]);
+        hash.update(subject);
         let hash: [u8; 32] = hash.finalize().into();
         let mut out = [0; 16];
         out.copy_from_slice(&hash[..16]);
@@ -135,39 +137,41 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// One record, as the index knows it.
-#[derive(Debug, Clone)]
-pub(crate) struct Leaf {
-    pub(crate) key: RecordKey,
-    pub(crate) version: Version,
-    pub(crate) hash: RecordHash,
-}
+/// The hash of a subtree of two digits, until a record in it changes.
+type Bucket = OnceLock<[u8; 32]>;
 
 /// The tree.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Index {
-    leaves: BTreeMap<KeyHash, Leaf>,
-    /// The full hashes of the 256 subtrees of two digits, until they change.
-    buckets: Vec<OnceLock<[u8; 32]>>,
-}
-
-impl Default for Index {
-    fn default() -> Self {
-        Self { leaves: BTreeMap::new(), buckets: vec![OnceLock::new(); 256] }
-    }
+    leaves: BTreeMap<KeyHash, Signed>,
+    /// The hashes of the 256 subtrees of two digits. None until somebody asks for one: a worker's registry holds little, and is
+    /// compared with nobody's.
+    buckets: OnceLock<Box<[Bucket]>>,
+    /// The hash of all of them, until one changes.
+    root: OnceLock<[u8; 32]>,
 }
 
 impl Index {
-    pub(super) fn insert(&mut self, leaf: Leaf) {
-        let at = KeyHash::of(&leaf.key);
-        self.buckets[usize::from(at.0[0])].take();
-        self.leaves.insert(at, leaf);
+    /// Puts a record in the place of its key.
+    pub(super) fn insert(&mut self, signed: Signed) {
+        let at = signed.key_hash();
+        self.changes(&at);
+        self.leaves.insert(at, signed);
     }
 
-    pub(super) fn remove(&mut self, key: &RecordKey) {
-        let at = KeyHash::of(key);
-        self.buckets[usize::from(at.0[0])].take();
+    /// Empties the place of a record.
+    pub(super) fn remove(&mut self, signed: &Signed) {
+        let at = signed.key_hash();
+        self.changes(&at);
         self.leaves.remove(&at);
+    }
+
+    /// Forgets the hashes that cover this place.
+    fn changes(&mut self, at: &KeyHash) {
+        if let Some(buckets) = self.buckets.get_mut() {
+            buckets[usize::from(at.0[0])].take();
+        }
+        self.root.take();
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -175,19 +179,19 @@ impl Index {
     }
 
     /// The record at this hash of a key.
-    pub(crate) fn leaf(&self, at: &KeyHash) -> Option<&Leaf> {
+    pub(crate) fn leaf(&self, at: &KeyHash) -> Option<&Signed> {
         self.leaves.get(at)
     }
 
     /// What is in a subtree, in order.
-    pub(crate) fn range(&self, prefix: Prefix) -> impl Iterator<Item = (&KeyHash, &Leaf)> {
+    pub(crate) fn range(&self, prefix: Prefix) -> impl Iterator<Item = (&KeyHash, &Signed)> {
         self.leaves.range(prefix.start()..=prefix.end())
     }
 
     /// The fingerprint of a subtree.
     pub(crate) fn fingerprint(&self, prefix: Prefix) -> Fingerprint {
         let full = match prefix.digits() {
-            0 => self.join_buckets(0..256),
+            0 => *self.root(),
             1 => {
                 let first = usize::from(prefix.start().0[0]);
                 self.join_buckets(first..first + 16)
@@ -201,7 +205,11 @@ impl Index {
     }
 
     pub(super) fn digest(&self) -> Digest {
-        Digest(self.join_buckets(0..256))
+        Digest(*self.root())
+    }
+
+    fn root(&self) -> &[u8; 32] {
+        self.root.get_or_init(|| self.join_buckets(0..256))
     }
 
     /// The hash over the buckets in the range; zeros if all are empty.
@@ -218,16 +226,17 @@ impl Index {
 
     fn bucket(&self, at: usize) -> &[u8; 32] {
         let prefix = Prefix { digits: 2, start: KeyHash(std::array::from_fn(|i| if i == 0 { at as u8 } else { 0 })) };
-        self.buckets[at].get_or_init(|| self.hash_range(prefix))
+        let buckets = self.buckets.get_or_init(|| vec![Bucket::new(); 256].into());
+        buckets[at].get_or_init(|| self.hash_range(prefix))
     }
 
     fn hash_range(&self, prefix: Prefix) -> [u8; 32] {
         let mut hash = Sha256::new();
         let mut empty = true;
-        for (at, leaf) in self.range(prefix) {
+        for (at, signed) in self.range(prefix) {
             empty = false;
             hash.update(at.0);
-            hash.update(leaf.hash.0);
+            hash.update(signed.hash().0);
         }
         if empty { [0; 32] } else { hash.finalize().into() }
     }

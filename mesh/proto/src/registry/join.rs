@@ -10,14 +10,15 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::Registry;
-use super::index::{KeyHash, Leaf};
+use super::entries::{Entry, Placed};
+use super::index::KeyHash;
 use super::quota::{self, Class, Refused, SourcePrefix};
-use super::writer::{Entry, LeaseClock, Place, Writer, is_tombstone};
+use super::writer::{LeaseClock, Writer, is_known, is_tombstone};
 use crate::clock::Time;
 use crate::id::NodeId;
 use crate::limits::Limits;
 use crate::mutation::{self, Mutation};
-use crate::record::{Body, Kind, Record, RecordKey, Signed};
+use crate::record::{Body, Kind, Record, RecordKey, Signed, Version};
 
 /// How a record came here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,16 +73,17 @@ impl Registry {
     pub fn insert(&mut self, now: Time, signed: Signed, source: Source) -> Result<Outcome, Refused> {
         let record = signed.read(self.federation, &self.limits)?;
         self.handle_timeout(now);
-        let outcome = self.place(now, &signed, &record);
+        let outcome = self.place(now, &signed);
         if outcome.is_news() {
-            self.admit(&record, source)?;
-            self.take(now, signed, record, source);
+            self.admit(record, source)?;
+            self.take(now, &signed, source);
         }
         Ok(outcome)
     }
 
     /// Where it stands against what is here.
-    fn place(&mut self, now: Time, signed: &Signed, record: &Record) -> Outcome {
+    fn place(&mut self, now: Time, signed: &Signed) -> Outcome {
+        let record = signed.record();
         let Some(writer) = self.writers.get_mut(&record.writer) else { return Outcome::New };
         let (kind, version) = (record.body.kind(), record.version);
         let comes_back = mutation::is_active(Mutation::ResurrectingTombstone);
@@ -89,13 +91,14 @@ impl Registry {
             return Outcome::Left;
         }
         let Some(entry) = writer.entry(kind, record.body.subject()) else { return Outcome::New };
-        let order = |version, signed: &Signed| (version, Reverse(signed.hash()));
-        let taken = order(version, signed) > order(entry.record.version, &entry.signed);
-        if version == entry.record.version && signed.hash() != entry.signed.hash() {
-            writer.conflicts.add(now);
+        let order = |signed: &Signed| (signed.version(), Reverse(signed.hash()));
+        let here = entry.signed.version();
+        let taken = order(signed) > order(&entry.signed);
+        if version == here && signed.hash() != entry.signed.hash() {
+            writer.conflicts.get_or_insert_default().add(now);
             return if taken { Outcome::ConflictTaken } else { Outcome::ConflictIgnored };
         }
-        let order = version.cmp(&entry.record.version);
+        let order = version.cmp(&here);
         match if mutation::is_active(Mutation::OlderVersionWins) { order.reverse() } else { order } {
             std::cmp::Ordering::Greater => Outcome::Advanced,
             std::cmp::Ordering::Equal => Outcome::Known,
@@ -106,7 +109,7 @@ impl Registry {
     /// Whether there is room for it.
     fn admit(&self, record: &Record, source: Source) -> Result<(), Refused> {
         let limits = &self.limits;
-        let writer = self.writers.get(&record.writer);
+        let writer = self.writers.get(&record.writer).map(|writer| &**writer);
         let age = source.age();
         let dead_after = match &record.body {
             _ if is_tombstone(record) => Duration::ZERO,
@@ -141,18 +144,17 @@ impl Registry {
     }
 
     /// Puts it in its place.
-    fn take(&mut self, now: Time, signed: Signed, record: Record, source: Source) {
-        let id = record.writer;
-        let key = record.key();
-        let place: Place = (key.kind, key.subject.clone());
+    fn take(&mut self, now: Time, signed: &Signed, source: Source) {
+        let record = signed.record();
+        let (id, kind) = (record.writer, signed.kind());
         let age = source.age();
-        let stale = record.body.kind() == Kind::ATTACHMENT
-            && self.writers.get(&id).is_some_and(|writer| writer.is_of_earlier_run(&record));
-        let until = (stale || is_tombstone(&record)).then(|| now + self.limits.mark_kept.saturating_sub(age));
-        let lease_before = self.writers.get(&id).and_then(|writer| writer.lease);
-        self.remove_entry(&id, &place);
-        self.index.insert(Leaf { key, version: record.version, hash: signed.hash() });
-        self.link_home(&record);
+        let stale =
+            kind == Kind::ATTACHMENT && self.writers.get(&id).is_some_and(|writer| writer.is_of_earlier_run(record));
+        let until = (stale || is_tombstone(record)).then(|| now + self.limits.mark_kept.saturating_sub(age));
+        let lease_before = self.writers.get(&id).and_then(|writer| writer.lease.as_deref().copied());
+        self.remove_entry(signed);
+        self.index.insert(signed.clone());
+        self.link_home(record);
 
         let lapse_and_mark = self.limits.lapse_after + self.limits.mark_kept;
         let writer = self.writers.entry(id).or_default();
@@ -161,13 +163,13 @@ impl Registry {
         if let Body::Lease(lease) = &record.body {
             // First receipt, less the age that the sender states; never again for the same lease.
             let at_first_hand = matches!(source, Source::Own | Source::Direct(_)) || writer.met > 0;
-            writer.lease = Some(LeaseClock {
+            writer.lease = Some(Box::new(LeaseClock {
                 ttl: lease.ttl,
                 expires: now + lease.ttl.saturating_sub(age),
                 provisional: !at_first_hand && lease_before.is_none_or(|before| !before.watched),
                 running: age < lease.ttl,
                 watched: !matches!(source, Source::Snapshot(_)),
-            });
+            }));
             silent_for = age.saturating_sub(lease.ttl);
         }
         if speaks {
@@ -187,17 +189,16 @@ impl Registry {
             self.quotas.add_prefix(prefix);
         }
         match until {
-            Some(until) => _ = writer.tombstones.insert((until, place.clone())),
-            None => *writer.kinds.entry(place.0).or_default() += 1,
+            Some(until) => _ = writer.tombstones.insert((until, Placed(signed.clone()))),
+            None => *writer.counts.of(kind) += 1,
         }
         let concerns = match &record.body {
             Body::Attachment(attachment) => Some(attachment.worker),
             _ => None,
         };
-        let (kind, version) = (place.0, record.version);
-        writer.entries.insert(place, Entry { signed, record, until });
+        writer.entries.insert(Entry { signed: signed.clone(), until });
         if kind == Kind::LEAVE {
-            self.bury(&id, version);
+            self.bury(&id, record.version);
         }
         self.generation += 1;
         self.settle(now, id);
@@ -210,36 +211,31 @@ impl Registry {
     }
 
     /// Removes what a writer said up to the Leave that now stands above it.
-    fn bury(&mut self, id: &NodeId, left: crate::record::Version) {
+    fn bury(&mut self, id: &NodeId, left: Version) {
         let Some(writer) = self.writers.get(id) else { return };
-        let buried: Vec<Place> = writer
-            .entries
-            .iter()
-            .filter(|((kind, _), entry)| *kind != Kind::LEAVE && entry.record.version <= left)
-            .map(|(place, _)| place.clone())
-            .collect();
-        for place in buried {
-            self.remove_entry(id, &place);
-        }
+        let signed = writer.entries.iter().map(|entry| &entry.signed);
+        let buried: Vec<Signed> =
+            signed.filter(|signed| signed.kind() != Kind::LEAVE && signed.version() <= left).cloned().collect();
+        buried.iter().for_each(|signed| self.remove_entry(signed));
     }
 
-    /// Removes one record and all that hangs on it. The caller settles the writer.
-    pub(super) fn remove_entry(&mut self, id: &NodeId, place: &Place) {
-        let Some(writer) = self.writers.get_mut(id) else { return };
-        let Some(entry) = writer.entries.remove(place) else { return };
-        if let Some(until) = entry.until {
-            writer.tombstones.remove(&(until, place.clone()));
-        } else if let Some(count) = writer.kinds.get_mut(&place.0) {
-            *count -= 1;
+    /// Removes the record that stands in the place of this one, and all that hangs on it. The caller settles the writer.
+    pub(super) fn remove_entry(&mut self, place_of: &Signed) {
+        let (id, kind) = (place_of.writer(), place_of.kind());
+        let Some(writer) = self.writers.get_mut(&id) else { return };
+        let Some(entry) = writer.entries.remove(kind, place_of.subject()) else { return };
+        match entry.until {
+            Some(until) => _ = writer.tombstones.remove(&(until, Placed(entry.signed.clone()))),
+            None => *writer.counts.of(kind) -= 1,
         }
-        if place.0 == Kind::LEASE {
+        if kind == Kind::LEASE {
             writer.lease = None;
         }
-        self.index.remove(&RecordKey { writer: *id, kind: place.0, subject: place.1.clone() });
-        if let Some(home) = entry.record.node().and_then(|node| node.home)
+        self.index.remove(&entry.signed);
+        if let Some(home) = entry.record().node().and_then(|node| node.home)
             && let Some(workers) = self.homes.get_mut(&home.coordinator)
         {
-            workers.remove(id);
+            workers.remove(&id);
             if workers.is_empty() {
                 self.homes.remove(&home.coordinator);
             }
@@ -257,25 +253,25 @@ impl Registry {
     fn trim_tombstones(&mut self, now: Time, id: NodeId) {
         while let Some(writer) = self.writers.get(&id)
             && writer.tombstones.len() > self.limits.marks_per_sponsor_max
-            && let Some((_, place)) = writer.tombstones.first().cloned()
+            && let Some((_, Placed(oldest))) = writer.tombstones.first().cloned()
         {
-            self.remove_entry(&id, &place);
+            self.remove_entry(&oldest);
             self.settle(now, id);
         }
     }
 
     /// A record by the hash of its key, with its age, as a synchronisation states it.
     pub(crate) fn by_hash(&self, now: Time, at: &KeyHash) -> Option<(&Signed, Duration)> {
-        let key = &self.index.leaf(at)?.key;
-        let writer = self.writers.get(&key.writer)?;
-        let entry = writer.entries.get(&(key.kind, key.subject.clone()))?;
-        Some((&entry.signed, self.age_of(now, writer, entry)))
+        let signed = self.index.leaf(at)?;
+        let writer = self.writers.get(&signed.writer())?;
+        let entry = writer.entry(signed.kind(), signed.subject())?;
+        Some((signed, self.age_of(now, writer, entry)))
     }
 
     /// Every record with its age.
     pub(crate) fn records(&self, now: Time) -> impl Iterator<Item = (&Signed, Duration)> {
         self.writers.values().flat_map(move |writer| {
-            writer.entries.values().map(move |entry| (&entry.signed, self.age_of(now, writer, entry)))
+            writer.entries.iter().map(move |entry| (&entry.signed, self.age_of(now, writer, entry)))
         })
     }
 
@@ -284,7 +280,7 @@ impl Registry {
     /// life of its writer.
     pub fn age(&self, now: Time, key: &RecordKey) -> Option<Duration> {
         let writer = self.writers.get(&key.writer)?;
-        let entry = writer.entries.get(&(key.kind, key.subject.clone()))?;
+        let entry = writer.entry(key.kind, &key.subject)?;
         Some(self.age_of(now, writer, entry))
     }
 
@@ -295,10 +291,10 @@ impl Registry {
         let silent_for = writer.forget_at.map_or(Duration::ZERO, |forget_at| {
             (self.limits.lapse_after + self.limits.mark_kept).saturating_sub(forget_at.since(now))
         });
-        if mutation::is_active(Mutation::ThirdPartyRenewsLeases) && matches!(entry.record.body, Body::Lease(_)) {
+        if mutation::is_active(Mutation::ThirdPartyRenewsLeases) && matches!(entry.record().body, Body::Lease(_)) {
             return Duration::ZERO;
         }
-        match (&entry.record.body, writer.lease) {
+        match (&entry.record().body, writer.lease.as_deref()) {
             (Body::Lease(_), Some(lease)) if now < lease.expires => lease.ttl.saturating_sub(lease.expires.since(now)),
             (Body::Lease(lease), _) => lease.ttl.saturating_add(silent_for),
             _ => silent_for,
@@ -313,18 +309,13 @@ fn prefix_of(source: Source) -> Option<SourcePrefix> {
     }
 }
 
-fn is_known(kind: Kind) -> bool {
-    (Kind::NODE..=Kind::LEAVE).contains(&kind)
-}
-
 /// Whether a writer may have one more of this kind.
 fn per_writer(writer: Option<&Writer>, record: &Record, limits: &Limits) -> Result<(), Refused> {
     let kind = record.body.kind();
-    let known = is_known(kind);
     let (what, max) = match kind {
         Kind::ATTACHMENT => ("attachments", limits.attachments_per_sponsor_max),
         Kind::GUEST => ("guests", limits.guests_per_sponsor_max),
-        _ if known => return Ok(()),
+        _ if is_known(kind) => return Ok(()),
         _ => ("records of unknown kinds", limits.unknown_per_writer_max),
     };
     let Some(writer) = writer else { return Ok(()) };
@@ -332,9 +323,5 @@ fn per_writer(writer: Option<&Writer>, record: &Record, limits: &Limits) -> Resu
         return Ok(());
     }
     // Tombstones have a bound of their own.
-    let used = match known {
-        true => writer.count(kind),
-        false => writer.kinds.iter().filter(|(kind, _)| !is_known(**kind)).map(|(_, count)| count).sum(),
-    };
-    if used >= max { Err(Refused::PerWriter { writer: record.writer, what, max }) } else { Ok(()) }
+    if writer.count(kind) >= max { Err(Refused::PerWriter { writer: record.writer, what, max }) } else { Ok(()) }
 }

@@ -8,10 +8,10 @@ use std::time::Duration;
 use super::Registry;
 use super::quota::{self, Class};
 use super::views::Presence;
-use super::writer::{Place, Writer};
+use super::writer::Writer;
 use crate::clock::Time;
 use crate::id::NodeId;
-use crate::record::AttachmentState;
+use crate::record::{AttachmentState, Signed};
 
 /// Why the registry wants to be called again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,7 +69,7 @@ impl Registry {
         let lapse_and_mark = self.limits.lapse_after + self.limits.mark_kept;
         let mut spared = Vec::new();
         for (id, writer) in &mut self.writers {
-            if let Some(lease) = writer.lease.as_mut().filter(|lease| lease.running && writer.met == 0) {
+            if let Some(lease) = writer.lease.as_deref_mut().filter(|lease| lease.running && writer.met == 0) {
                 lease.provisional = true;
                 lease.expires = now + lease.ttl;
                 spared.push(*id);
@@ -120,16 +120,14 @@ impl Registry {
         let attached = matches!(self.home_holds(&id), Some((_, presence)) if presence != Presence::Absent);
         let Some(writer) = self.writers.get_mut(&id) else { return false };
         let before = (writer.presence_seen, writer.class == Class::Coordinator, writer.lapsed);
-        let expired: Vec<Place> =
-            writer.tombstones.iter().take_while(|(until, _)| *until <= now).map(|(_, place)| place.clone()).collect();
+        let expired = writer.tombstones.iter().take_while(|(until, _)| *until <= now);
+        let expired: Vec<Signed> = expired.map(|(_, placed)| placed.0.clone()).collect();
         writer.run_lease(now);
         let (lapse_after, mark_kept) = (self.limits.lapse_after, self.limits.mark_kept);
         writer.run_life(now, attached, lapse_after, mark_kept);
         let forgotten = writer.forget_at.is_some_and(|forget_at| forget_at <= now);
-        let gone: Vec<Place> = if forgotten { writer.entries.keys().cloned().collect() } else { expired };
-        for place in &gone {
-            self.remove_entry(&id, place);
-        }
+        let gone = if forgotten { writer.all_signed() } else { expired };
+        gone.iter().for_each(|signed| self.remove_entry(signed));
         let after = self.reclassify(now, id);
         self.reschedule(now, id);
         if before != after {
@@ -194,11 +192,8 @@ impl Registry {
     /// Marks over their limit go, the oldest first.
     fn shed_marks(&mut self, sponsor: Option<NodeId>) {
         while let Some(id) = self.quotas.surplus_mark(&self.limits, sponsor) {
-            let places: Vec<Place> =
-                self.writers.get(&id).map(|writer| writer.entries.keys().cloned().collect()).unwrap_or_default();
-            for place in &places {
-                self.remove_entry(&id, place);
-            }
+            let marks = self.writers.get(&id).map(|writer| writer.all_signed()).unwrap_or_default();
+            marks.iter().for_each(|signed| self.remove_entry(signed));
             if let Some(writer) = self.writers.get_mut(&id) {
                 self.quotas.change(id, writer.class, Class::None);
                 writer.class = Class::None;
@@ -218,6 +213,11 @@ impl Writer {
             Some(lease) if lease.running => Presence::Provisional,
             _ => Presence::Absent,
         }
+    }
+
+    /// Copies of all that it said.
+    fn all_signed(&self) -> Vec<Signed> {
+        self.entries.iter().map(|entry| entry.signed.clone()).collect()
     }
 
     fn run_lease(&mut self, now: Time) {
@@ -247,7 +247,8 @@ impl Writer {
     }
 
     fn next_wake(&self, now: Time, mark_kept: Duration) -> Option<(Time, Wake)> {
-        let lease = self.lease.filter(|lease| lease.running).map(|lease| (lease.expires, Wake::LeaseExpires));
+        let lease =
+            self.lease.as_deref().filter(|lease| lease.running).map(|lease| (lease.expires, Wake::LeaseExpires));
         let mark = self.tombstones.first().map(|(until, _)| (*until, Wake::MarkExpires));
         let life = self.forget_at.map(|forget_at| match self.lapsed {
             true => (forget_at, Wake::Forgets),

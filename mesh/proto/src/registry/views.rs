@@ -1,7 +1,5 @@
 //! What the registry shows: whoever has not lapsed, in order of id.
 
-use bytes::Bytes;
-
 use super::Registry;
 use super::writer::Writer;
 use crate::clock::Time;
@@ -87,7 +85,7 @@ impl Registry {
 
     /// All that a node has said, as it signed it.
     pub fn records_of(&self, id: &NodeId) -> impl Iterator<Item = &Signed> {
-        self.writers.get(id).into_iter().flat_map(|writer| writer.entries.values()).map(|entry| &entry.signed)
+        self.writers.get(id).into_iter().flat_map(|writer| writer.entries.iter()).map(|entry| &entry.signed)
     }
 
     /// The coordinators that may be there.
@@ -134,7 +132,7 @@ impl Registry {
 
     /// Whether a node is there, as its tunnel and its lease say.
     pub fn presence(&self, id: &NodeId) -> Presence {
-        self.writers.get(id).map_or(Presence::Absent, Writer::presence)
+        self.writers.get(id).map_or(Presence::Absent, |writer| writer.presence())
     }
 
     /// The guests that have not gone, of coordinators that may be there. One that calls itself by the id of a node
@@ -157,10 +155,9 @@ impl Registry {
     pub fn claims_of<'a>(&'a self, worker_id: &str) -> impl Iterator<Item = GuestView<'a>> + use<'a> {
         // Few speak for guests: the others are passed over without a look at what they said.
         let speakers = self.shown().filter(|(_, writer)| writer.count(Kind::GUEST) > 0);
-        let subject = Bytes::copy_from_slice(worker_id.as_bytes());
+        let subject = worker_id.as_bytes().to_vec();
         speakers.filter_map(move |(id, writer)| {
-            let entry = writer.entries.get(&(Kind::GUEST, subject.clone()))?;
-            let guest = standing_guest(&entry.record)?;
+            let guest = standing_guest(writer.entry(Kind::GUEST, &subject)?.record())?;
             let view = GuestView { coordinator: *id, presence: writer.presence(), guest };
             (!self.shadows(guest)).then_some(view)
         })
@@ -168,18 +165,16 @@ impl Registry {
 
     /// What coordinators that have not lapsed said last of a guest of which they say that it has gone.
     pub fn gone_guests<'a>(&'a self, worker_id: &str) -> impl Iterator<Item = &'a Guest> + use<'a> {
-        let subject = Bytes::copy_from_slice(worker_id.as_bytes());
-        self.coordinating().filter_map(move |writer| {
-            match &writer.entries.get(&(Kind::GUEST, subject.clone()))?.record.body {
-                Body::Guest(guest) if guest.details.status == GuestStatus::Gone => Some(guest),
-                _ => None,
-            }
+        let subject = worker_id.as_bytes().to_vec();
+        self.coordinating().filter_map(move |writer| match &writer.entry(Kind::GUEST, &subject)?.record().body {
+            Body::Guest(guest) if guest.details.status == GuestStatus::Gone => Some(guest),
+            _ => None,
         })
     }
 
     /// The guests that have not gone for which one coordinator speaks, also while it is away or has lapsed.
     pub fn guests_of(&self, coordinator: &NodeId) -> impl Iterator<Item = &Guest> {
-        self.writers.get(coordinator).into_iter().flat_map(Writer::guests)
+        self.writers.get(coordinator).into_iter().flat_map(|writer| writer.guests())
     }
 
     /// The guest of this id. If several coordinators speak for it, one that is there, and of those the one with the
@@ -202,7 +197,8 @@ impl Registry {
     /// How often a writer has said two different things in one place, of late, in thousandths: one time counts a
     /// thousand, and half of that after ten minutes.
     pub fn contradictions(&self, now: Time, id: &NodeId) -> u32 {
-        self.writers.get(id).map_or(0, |writer| writer.conflicts.thousandths(now))
+        let conflicts = self.writers.get(id).and_then(|writer| writer.conflicts.as_deref());
+        conflicts.map_or(0, |conflicts| conflicts.thousandths(now))
     }
 
     fn shadows(&self, guest: &Guest) -> bool {
@@ -211,20 +207,18 @@ impl Registry {
 
     /// Those that count as coordinators: none of them has lapsed.
     fn coordinating(&self) -> impl Iterator<Item = &Writer> {
-        self.quotas.coordinators().iter().filter_map(|id| self.writers.get(id))
+        self.quotas.coordinators().iter().filter_map(|id| Some(&**self.writers.get(id)?))
     }
 
     fn shown(&self) -> impl Iterator<Item = (&NodeId, &Writer)> {
-        self.writers.iter().filter(|(_, writer)| !writer.lapsed)
+        self.writers.iter().map(|(id, writer)| (id, &**writer)).filter(|(_, writer)| !writer.lapsed)
     }
 }
 
 impl Writer {
     /// The guests that have not gone for which it speaks.
     fn guests(&self) -> impl Iterator<Item = &Guest> {
-        let place = |kind| (kind, Bytes::new());
-        let entries = self.entries.range(place(Kind::GUEST)..place(Kind(Kind::GUEST.0 + 1)));
-        entries.filter_map(|(_, entry)| standing_guest(&entry.record))
+        self.entries.of_kind(Kind::GUEST).iter().filter_map(|entry| standing_guest(entry.record()))
     }
 }
 

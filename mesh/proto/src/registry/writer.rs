@@ -1,28 +1,15 @@
 //! What the registry holds of one writer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::conflict::Conflicts;
+use super::entries::{Entries, Entry, Placed};
 use super::quota::{Class, SourcePrefix};
 use super::views::Presence;
 use crate::clock::Time;
 use crate::id::NodeId;
-use crate::record::{Attachment, AttachmentState, Body, GuestStatus, Kind, NodeRecord, Record, Signed, Version};
-
-/// Which of a writer's records: its kind, and what it is about.
-pub(super) type Place = (Kind, Bytes);
-
-/// One record.
-#[derive(Debug, Clone)]
-pub(super) struct Entry {
-    pub(super) signed: Signed,
-    pub(super) record: Record,
-    /// For a tombstone: when it may be forgotten.
-    pub(super) until: Option<Time>,
-}
+use crate::record::{Attachment, AttachmentState, Body, GuestStatus, Kind, NodeRecord, Record, Version};
 
 /// Whether the record is a tombstone from the start: it only says that something is not, or is no more.
 pub(super) fn is_tombstone(record: &Record) -> bool {
@@ -47,17 +34,36 @@ pub(super) struct LeaseClock {
     pub(super) watched: bool,
 }
 
-/// One writer.
+/// How many records of each kind there are, tombstones aside. Those of all kinds that this version does not know count together.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counts([u32; Kind::LEAVE.0 as usize + 1]);
+
+impl Counts {
+    pub(super) fn of(&mut self, kind: Kind) -> &mut u32 {
+        &mut self.0[Self::at(kind)]
+    }
+
+    /// The first place is that of the unknown kinds: no kind of ours has its number.
+    fn at(kind: Kind) -> usize {
+        if is_known(kind) { usize::from(kind.0) } else { 0 }
+    }
+}
+
+/// Whether this version knows records of this kind.
+pub(super) fn is_known(kind: Kind) -> bool {
+    (Kind::NODE..=Kind::LEAVE).contains(&kind)
+}
+
+/// One writer. There are as many as there are nodes, so what few of them have is boxed.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Writer {
-    pub(super) entries: BTreeMap<Place, Entry>,
-    /// How many entries of each kind, without the tombstones.
-    pub(super) kinds: BTreeMap<Kind, usize>,
+    pub(super) entries: Entries,
+    pub(super) counts: Counts,
     /// The tombstones among the entries, by the time at which they may be forgotten.
-    pub(super) tombstones: BTreeSet<(Time, Place)>,
+    pub(super) tombstones: BTreeSet<(Time, Placed)>,
     /// The newest that it is known to have said.
     pub(super) newest: Option<Version>,
-    pub(super) lease: Option<LeaseClock>,
+    pub(super) lease: Option<Box<LeaseClock>>,
     /// How many tunnels or connections of it this process holds.
     pub(super) met: usize,
     /// Without a sign of life: when all that it said may be forgotten. It lapses `mark_kept` before that.
@@ -65,7 +71,7 @@ pub(super) struct Writer {
     pub(super) lapsed: bool,
     /// Whether it was there, as of the last look.
     pub(super) presence_seen: Presence,
-    pub(super) conflicts: Conflicts,
+    pub(super) conflicts: Option<Box<Conflicts>>,
     pub(super) prefix: Option<SourcePrefix>,
     pub(super) class: Class,
     /// The entry in the registry's timers.
@@ -74,18 +80,18 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn entry(&self, kind: Kind, subject: &[u8]) -> Option<&Entry> {
-        self.entries.get(&(kind, Bytes::copy_from_slice(subject)))
+        self.entries.get(kind, subject)
     }
 
     /// What it says of itself, with the record that says so.
     pub(super) fn node(&self) -> Option<(&Record, &NodeRecord)> {
-        let record = &self.entry(Kind::NODE, &[])?.record;
+        let record = self.entry(Kind::NODE, &[])?.record();
         Some((record, record.node()?))
     }
 
     /// What it says about a worker in the run that it is in.
     pub(super) fn attachment_now(&self, worker: &NodeId) -> Option<&Attachment> {
-        let record = &self.entry(Kind::ATTACHMENT, &worker.0)?.record;
+        let record = self.entry(Kind::ATTACHMENT, &worker.0)?.record();
         match &record.body {
             Body::Attachment(attachment) if !self.is_of_earlier_run(record) => Some(attachment),
             _ => None,
@@ -100,25 +106,23 @@ impl Writer {
     /// Attachments of an earlier run are as good as gone: they are tombstones from now on.
     pub(super) fn retire_attachments(&mut self, until: Time) {
         let newest = self.newest;
-        let earlier = |entry: &Entry| newest.is_some_and(|newest| entry.record.version.epoch < newest.epoch);
-        let range = (Kind::ATTACHMENT, Bytes::new())..(Kind(Kind::ATTACHMENT.0 + 1), Bytes::new());
-        for (place, entry) in self.entries.range_mut(range) {
+        let earlier = |entry: &Entry| newest.is_some_and(|newest| entry.signed.version().epoch < newest.epoch);
+        for entry in self.entries.of_kind_mut(Kind::ATTACHMENT) {
             if entry.until.is_none() && earlier(entry) {
                 entry.until = Some(until);
-                self.tombstones.insert((until, place.clone()));
-                if let Some(count) = self.kinds.get_mut(&Kind::ATTACHMENT) {
-                    *count -= 1;
-                }
+                self.tombstones.insert((until, Placed(entry.signed.clone())));
+                *self.counts.of(Kind::ATTACHMENT) -= 1;
             }
         }
     }
 
     /// The mark below which nothing that it said counts.
     pub(super) fn left(&self) -> Option<Version> {
-        Some(self.entry(Kind::LEAVE, &[])?.record.version)
+        Some(self.entry(Kind::LEAVE, &[])?.signed.version())
     }
 
+    /// How many records of this kind there are, tombstones aside: of an unknown kind, those of all unknown kinds.
     pub(super) fn count(&self, kind: Kind) -> usize {
-        self.kinds.get(&kind).copied().unwrap_or(0)
+        self.counts.0[Counts::at(kind)] as usize
     }
 }

@@ -86,8 +86,8 @@ fn what_a_node_says_is_hurried_and_what_others_pass_on_is_not() {
         Event::OwnRecord(bytes) => Some(bytes.clone()),
         _ => None,
     });
-    let (_, own) = Signed::open(own.unwrap(), FEDERATION, &Limits::PRODUCTION).unwrap();
-    assert_eq!(own.node(), Some(&record(Roles::Coordinator)));
+    let own = Signed::open(own.unwrap(), FEDERATION, &Limits::PRODUCTION).unwrap();
+    assert_eq!(own.record().node(), Some(&record(Roles::Coordinator)));
     assert_eq!(hurried(&said), 2, "the record and the lease");
     insert(&mut one, at(1), say(5, 1, 1, &coordinator()).bytes(), Source::Passed(Duration::ZERO));
     assert_eq!(events(&mut one, at(1)), []);

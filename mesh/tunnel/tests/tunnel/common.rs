@@ -1,7 +1,7 @@
-//! An entry and a node in one process, over real QUIC on loopback or over memory, with a service that echoes.
+//! An entry and a node in one process, over real QUIC or TCP on loopback or over memory, with a service that echoes.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -14,19 +14,42 @@ use hedgerow_proto::record::{Body, NodeRecord, Roles, ServiceHealth, ServiceOffe
 use hedgerow_tunnel::link::BoxFuture;
 use hedgerow_tunnel::{
     BoxIo, DialConfig, Directory, DrainState, EntryIdentity, Link, Open, OpenService, Services, Slot, Target, Tunnel,
-    TunnelEvent, TunnelState, TunnelStatus, maintain, quic, welcome,
+    TunnelError, TunnelEvent, TunnelState, TunnelStatus, Way, maintain, quic, tcp, welcome,
 };
-use tokio::io::{BufStream, DuplexStream};
-use tokio::net::UdpSocket;
+use tokio::io::{BufStream, DuplexStream, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::LazyConfigAcceptor;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
 }
+
+/// What a test runs over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Over {
+    Memory,
+    Quic,
+    Tcp,
+}
+
+/// Each test over each of these.
+macro_rules! over_each {
+    ([$($over:ident: $value:ident),*] $tests:tt) => {
+        $(mod $over { crate::common::over_each!(@one $value $tests); })*
+    };
+    (@one $value:ident { $($test:ident,)* }) => {
+        $(#[tokio::test]
+        async fn $test() {
+            super::$test(crate::common::Over::$value).await;
+        })*
+    };
+}
+pub(crate) use over_each;
 
 pub(crate) fn federation() -> FederationId {
     FederationId([1; 32])
@@ -151,7 +174,9 @@ impl Services for TestServices {
 /// An entry on a port of loopback: hands over each tunnel that comes up, and then its events.
 pub(crate) struct Entry {
     pub(crate) identity: EntryIdentity,
+    /// Its UDP port.
     pub(crate) address: SocketAddr,
+    pub(crate) tcp: SocketAddr,
     pub(crate) tunnels: mpsc::UnboundedReceiver<(Tunnel, mpsc::UnboundedReceiver<TunnelEvent>)>,
     runtime: Option<Runtime>,
 }
@@ -174,16 +199,30 @@ impl Entry {
             address = socket.local_addr().unwrap();
             runtime.spawn(accept_all(identity.clone(), socket, (shard, shards), up.clone()));
         }
-        Self { identity, address, tunnels, runtime: Some(runtime) }
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let tcp = listener.local_addr().unwrap();
+        runtime.spawn(accept_all_tcp(identity.clone(), listener, shards, up));
+        Self { identity, address, tcp, tunnels, runtime: Some(runtime) }
     }
 
     pub(crate) async fn tunnel(&mut self) -> (Tunnel, mpsc::UnboundedReceiver<TunnelEvent>) {
         in_time("a tunnel", self.tunnels.recv()).await.unwrap()
     }
 
-    pub(crate) fn target(&self) -> Target {
-        Target { addresses: vec![self.address], entry: self.identity.key.id(), federation: federation() }
+    /// It, reached in this way alone.
+    pub(crate) fn target(&self, over: Over) -> Target {
+        let way = match over {
+            Over::Memory => unreachable!("nobody dials over memory"),
+            Over::Quic => Way::Quic(self.address),
+            Over::Tcp => tcp_way(self.tcp),
+        };
+        Target { ways: vec![way], entry: self.identity.key.id(), federation: federation() }
     }
+}
+
+pub(crate) fn tcp_way(address: SocketAddr) -> Way {
+    Way::Tcp { address, host: "localhost".into() }
 }
 
 impl Drop for Entry {
@@ -199,6 +238,7 @@ impl Drop for Entry {
 pub(crate) struct Turnstile {
     pub(crate) address: SocketAddr,
     target: Arc<Mutex<SocketAddr>>,
+    deaf: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
@@ -208,7 +248,8 @@ impl Turnstile {
         let inside = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = outside.local_addr().unwrap();
         let target = Arc::new(Mutex::new(target));
-        let towards = target.clone();
+        let deaf = Arc::new(AtomicBool::new(false));
+        let (towards, is_deaf) = (target.clone(), deaf.clone());
         let task = tokio::spawn(async move {
             let (mut up, mut down) = (vec![0; 65536], vec![0; 65536]);
             let mut node = None;
@@ -220,7 +261,7 @@ impl Turnstile {
                         let _ = inside.send_to(&up[..got], to).await;
                     }
                     Ok((got, from)) = inside.recv_from(&mut down) => {
-                        let current = *towards.lock().unwrap() == from;
+                        let current = *towards.lock().unwrap() == from && !is_deaf.load(Ordering::Relaxed);
                         if let (Some(node), true) = (node, current) {
                             let _ = outside.send_to(&down[..got], node).await;
                         }
@@ -228,7 +269,12 @@ impl Turnstile {
                 }
             }
         });
-        Self { address, target, task }
+        Self { address, target, deaf, task }
+    }
+
+    /// From now on nothing reaches the node, which is still heard.
+    pub(crate) fn deafen(&self) {
+        self.deaf.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn turn(&self, to: SocketAddr) {
@@ -242,31 +288,97 @@ impl Drop for Turnstile {
     }
 }
 
-async fn accept_all(
-    identity: EntryIdentity,
-    socket: std::net::UdpSocket,
-    (shard, shards): (u16, u16),
-    up: mpsc::UnboundedSender<(Tunnel, mpsc::UnboundedReceiver<TunnelEvent>)>,
-) {
+/// The same over TCP: what comes in is cut when it is turned, as the kernel of the killed process would do it.
+pub(crate) struct TcpTurnstile {
+    pub(crate) address: SocketAddr,
+    target: watch::Sender<SocketAddr>,
+    task: JoinHandle<()>,
+}
+
+impl TcpTurnstile {
+    pub(crate) async fn to(target: SocketAddr) -> Self {
+        let outside = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = outside.local_addr().unwrap();
+        let target = watch::Sender::new(target);
+        let mut towards = target.subscribe();
+        let task = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                tokio::select! {
+                    Ok((mut node, _)) = outside.accept() => {
+                        let to = *towards.borrow();
+                        connections.spawn(async move {
+                            let Ok(mut entry) = TcpStream::connect(to).await else { return };
+                            let _ = copy_bidirectional(&mut node, &mut entry).await;
+                        });
+                    }
+                    Ok(()) = towards.changed() => connections.abort_all(),
+                }
+            }
+        });
+        Self { address, target, task }
+    }
+
+    pub(crate) fn turn(&self, to: SocketAddr) {
+        self.target.send_replace(to);
+    }
+}
+
+impl Drop for TcpTurnstile {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+type Up = mpsc::UnboundedSender<(Tunnel, mpsc::UnboundedReceiver<TunnelEvent>)>;
+
+async fn accept_all(identity: EntryIdentity, socket: std::net::UdpSocket, (shard, shards): (u16, u16), up: Up) {
     let endpoint = quic::listen(&identity, socket).unwrap();
     let acceptor = Arc::new(quic::Acceptor::new(&identity).unwrap());
     while let Some(incoming) = endpoint.accept().await {
         let (acceptor, up, incarnation) = (acceptor.clone(), up.clone(), identity.incarnation);
+        let hello = Hello { federation: federation(), incarnation, shard, shards };
         tokio::spawn(async move {
             let Ok(link) = acceptor.handshake(incoming).await else { return };
-            let hello = Hello { federation: federation(), incarnation, shard, shards };
-            let welcomed = welcome(Arc::new(link), hello, &Limits::PRODUCTION, &Open).await;
-            let Ok((tunnel, mut events, _, _)) = welcomed else { return };
-            let (say, said) = mpsc::unbounded_channel();
-            let _ = up.send((tunnel, said));
-            loop {
-                let event = events.next().await;
-                let last = matches!(event, TunnelEvent::Closed(_));
-                if say.send(event).is_err() || last {
-                    return;
-                }
-            }
+            take_in(Arc::new(link), hello, up).await;
         });
+    }
+}
+
+/// One listener for all threads, which get the connections in turn.
+async fn accept_all_tcp(identity: EntryIdentity, listener: std::net::TcpListener, shards: u16, up: Up) {
+    let listener = TcpListener::from_std(listener).unwrap();
+    let acceptor = Arc::new(tcp::Acceptor::new(&identity).unwrap());
+    let turn = AtomicU16::new(0);
+    while let Ok((stream, _)) = listener.accept().await {
+        let (acceptor, up, incarnation) = (acceptor.clone(), up.clone(), identity.incarnation);
+        let shard = turn.fetch_add(1, Ordering::Relaxed) % shards;
+        let hello = Hello { federation: federation(), incarnation, shard, shards };
+        tokio::spawn(async move {
+            let Ok(link) = accept_tcp(&acceptor, stream).await else { return };
+            take_in(Arc::new(link), hello, up).await;
+        });
+    }
+}
+
+/// As an entry does with what asks for a tunnel.
+pub(crate) async fn accept_tcp(acceptor: &tcp::Acceptor, stream: TcpStream) -> Result<tcp::TcpLink, TunnelError> {
+    let start = LazyConfigAcceptor::new(Default::default(), stream).await?;
+    assert!(tcp::asks_for_tunnel(&start.client_hello()));
+    acceptor.handshake(start).await
+}
+
+async fn take_in(link: Arc<dyn Link>, hello: Hello, up: Up) {
+    let welcomed = welcome(link, hello, &Limits::PRODUCTION, &Open).await;
+    let Ok((tunnel, mut events, _, _)) = welcomed else { return };
+    let (say, said) = mpsc::unbounded_channel();
+    let _ = up.send((tunnel, said));
+    loop {
+        let event = events.next().await;
+        let last = matches!(event, TunnelEvent::Closed(_));
+        if say.send(event).is_err() || last {
+            return;
+        }
     }
 }
 
@@ -327,13 +439,43 @@ impl Node {
     }
 }
 
-/// Two ends over memory with the node's end served.
-pub(crate) fn served_memory() -> (Arc<dyn Link>, Arc<TestServices>, mpsc::UnboundedReceiver<DuplexStream>) {
-    let (entry, node) = hedgerow_tunnel::memory::pair(NodeId([1; 32]), NodeId([2; 32]));
+/// Two ends of a connection: the entry's and the node's.
+pub(crate) async fn pair(over: Over) -> (Arc<dyn Link>, Arc<dyn Link>) {
+    let key = SecretKey::from_seed([2; 32]);
+    let identity = EntryIdentity { key: SecretKey::from_seed([1; 32]), federation: federation(), incarnation: 1 };
+    let id = identity.key.id();
+    match over {
+        Over::Memory => {
+            let (entry, node) = hedgerow_tunnel::memory::pair(id, key.id());
+            (Arc::new(entry), Arc::new(node))
+        }
+        Over::Quic => {
+            let (socket, _) = quic::bind(([127, 0, 0, 1], 0).into(), quic::Sharing::Alone).unwrap();
+            let address = socket.local_addr().unwrap();
+            let endpoint = quic::listen(&identity, socket).unwrap();
+            let acceptor = quic::Acceptor::new(&identity).unwrap();
+            let accepted = async { acceptor.handshake(endpoint.accept().await.unwrap()).await };
+            let (entry, node) = tokio::join!(accepted, quic::dial(&key, id, address));
+            (Arc::new(entry.unwrap()), Arc::new(node.unwrap()))
+        }
+        Over::Tcp => {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let acceptor = tcp::Acceptor::new(&identity).unwrap();
+            let accepted = async { accept_tcp(&acceptor, listener.accept().await.unwrap().0).await };
+            let (entry, node) = tokio::join!(accepted, tcp::dial(&key, id, address, "localhost"));
+            (Arc::new(entry.unwrap()), Arc::new(node.unwrap()))
+        }
+    }
+}
+
+/// Two ends with the node's end served.
+pub(crate) async fn served(over: Over) -> (Arc<dyn Link>, Arc<TestServices>, mpsc::UnboundedReceiver<DuplexStream>) {
+    let (entry, node) = pair(over).await;
     let (services, connections) = TestServices::new();
     let (serving, drain) = (services.clone(), watch::Sender::new(DrainState::Running));
     tokio::spawn(async move {
-        hedgerow_tunnel::serve_link(Arc::new(node), serving, drain.subscribe(), Arc::default()).await;
+        hedgerow_tunnel::serve_link(node, serving, drain.subscribe(), Arc::default()).await;
     });
-    (Arc::new(entry), services, connections)
+    (entry, services, connections)
 }

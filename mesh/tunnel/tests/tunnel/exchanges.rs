@@ -1,16 +1,15 @@
-//! Exchanges over a connection in memory: frames, verdicts, reuse and cancellation.
+//! Exchanges over each kind of connection: frames, verdicts, reuse and cancellation.
 
 use std::sync::atomic::Ordering;
 
-use crate::common::{in_time, preface, served_memory};
+use crate::common::{Over, in_time, over_each, preface, served};
 use hedgerow_proto::frame::{Preface, Refusal, Release, WhenFull, close};
 use hedgerow_proto::id::ServiceName;
 use hedgerow_tunnel::{Breakage, Liveness, Tunnel, Verdict, exchange};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-#[tokio::test]
-async fn bytes_reach_the_service_and_its_answer_comes_back_and_the_connection_is_kept() {
-    let (link, services, mut connections) = served_memory();
+async fn bytes_reach_the_service_and_its_answer_comes_back_and_the_connection_is_kept(over: Over) {
+    let (link, services, mut connections) = served(over).await;
     let (mut io, handle) = exchange(link.open().await.unwrap());
     for round in 0..3_u8 {
         handle.begin(&preface("echo"));
@@ -41,9 +40,8 @@ async fn bytes_reach_the_service_and_its_answer_comes_back_and_the_connection_is
     assert!(connections.try_recv().is_err(), "one connection served all three");
 }
 
-#[tokio::test]
-async fn a_refusal_is_a_verdict_and_nothing_reaches_a_service() {
-    let (link, _services, mut connections) = served_memory();
+async fn a_refusal_is_a_verdict_and_nothing_reaches_a_service(over: Over) {
+    let (link, _services, mut connections) = served(over).await;
     let (mut io, handle) = exchange(link.open().await.unwrap());
     handle.begin(&preface("nobody-has-it"));
     io.write_all(b"POST").await.unwrap();
@@ -53,9 +51,8 @@ async fn a_refusal_is_a_verdict_and_nothing_reaches_a_service() {
     assert!(connections.try_recv().is_err());
 }
 
-#[tokio::test]
-async fn the_third_exchange_of_a_service_with_two_slots_is_refused_until_one_is_released() {
-    let (link, services, _connections) = served_memory();
+async fn the_third_exchange_of_a_service_with_two_slots_is_refused_until_one_is_released(over: Over) {
+    let (link, services, _connections) = served(over).await;
     let mut held = Vec::new();
     for _ in 0..2 {
         let (mut io, handle) = exchange(link.open().await.unwrap());
@@ -81,9 +78,8 @@ async fn the_third_exchange_of_a_service_with_two_slots_is_refused_until_one_is_
     .await;
 }
 
-#[tokio::test]
-async fn an_exchange_that_is_given_up_leaves_the_line_for_a_slot() {
-    let (link, services, _connections) = served_memory();
+async fn an_exchange_that_is_given_up_leaves_the_line_for_a_slot(over: Over) {
+    let (link, services, _connections) = served(over).await;
     let begin = async |when_full| {
         let (mut io, handle) = exchange(link.open().await.unwrap());
         handle.begin(&Preface { when_full, ..preface("echo") });
@@ -105,9 +101,8 @@ async fn an_exchange_that_is_given_up_leaves_the_line_for_a_slot() {
     in_time("it has left", stand_in_line(0)).await;
 }
 
-#[tokio::test]
-async fn an_abort_closes_the_services_connection_even_when_it_does_not_read() {
-    let (link, services, mut connections) = served_memory();
+async fn an_abort_closes_the_services_connection_even_when_it_does_not_read(over: Over) {
+    let (link, services, mut connections) = served(over).await;
     let (mut io, handle) = exchange(link.open().await.unwrap());
     handle.begin(&preface("echo"));
     let writing = tokio::spawn(async move {
@@ -129,9 +124,8 @@ async fn an_abort_closes_the_services_connection_even_when_it_does_not_read() {
     assert_eq!(handle.breakage(), Some(Breakage::Aborted));
 }
 
-#[tokio::test]
-async fn a_kept_connection_that_closes_without_an_answer_is_told_apart() {
-    let (link, _services, mut connections) = served_memory();
+async fn a_kept_connection_that_closes_without_an_answer_is_told_apart(over: Over) {
+    let (link, _services, mut connections) = served(over).await;
     let (mut io, handle) = exchange(link.open().await.unwrap());
     handle.begin(&preface("echo"));
     io.write_all(b"1").await.unwrap();
@@ -148,9 +142,8 @@ async fn a_kept_connection_that_closes_without_an_answer_is_told_apart() {
     assert_eq!(handle.breakage(), Some(Breakage::StaleConnection));
 }
 
-#[tokio::test]
-async fn the_end_of_the_services_bytes_is_the_end_of_the_answer() {
-    let (link, _services, mut connections) = served_memory();
+async fn the_end_of_the_services_bytes_is_the_end_of_the_answer(over: Over) {
+    let (link, _services, mut connections) = served(over).await;
     let (mut io, handle) = exchange(link.open().await.unwrap());
     handle.begin(&preface("echo"));
     io.write_all(b"GET").await.unwrap();
@@ -166,9 +159,8 @@ async fn the_end_of_the_services_bytes_is_the_end_of_the_answer() {
     assert_eq!(answer, b"whole");
 }
 
-#[tokio::test]
-async fn a_tunnel_without_a_control_stream_is_live_until_its_connection_closes() {
-    let (link, _services, mut connections) = served_memory();
+async fn a_tunnel_without_a_control_stream_is_live_until_its_connection_closes(over: Over) {
+    let (link, _services, mut connections) = served(over).await;
     let tunnel = Tunnel::detached(link.clone(), vec![(ServiceName::new("echo").unwrap(), "a.example".into())]);
     assert_eq!(tunnel.node(), link.peer());
     assert_eq!((tunnel.authority("echo"), tunnel.authority("other")), (Some("a.example"), None));
@@ -186,3 +178,14 @@ async fn a_tunnel_without_a_control_stream_is_live_until_its_connection_closes()
     assert!(in_time("what ran is cut off", io.read(&mut [0])).await.is_err());
     assert!(tunnel.open().await.is_err());
 }
+
+over_each!([memory: Memory, quic: Quic, tcp: Tcp] {
+    bytes_reach_the_service_and_its_answer_comes_back_and_the_connection_is_kept,
+    a_refusal_is_a_verdict_and_nothing_reaches_a_service,
+    the_third_exchange_of_a_service_with_two_slots_is_refused_until_one_is_released,
+    an_exchange_that_is_given_up_leaves_the_line_for_a_slot,
+    an_abort_closes_the_services_connection_even_when_it_does_not_read,
+    a_kept_connection_that_closes_without_an_answer_is_told_apart,
+    the_end_of_the_services_bytes_is_the_end_of_the_answer,
+    a_tunnel_without_a_control_stream_is_live_until_its_connection_closes,
+});

@@ -1,7 +1,8 @@
-//! The tunnel's two ends against each other: exchanges over memory, tunnels over real QUIC on loopback.
+//! The tunnel's two ends against each other, over memory, and over real QUIC and TCP on loopback.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot set its scene up has failed")]
 
 mod common;
 mod exchanges;
+mod over_tcp;
 mod tunnels;

@@ -1,20 +1,26 @@
-//! Tunnels over real QUIC on loopback: joining, news, restarts, silence and leaving.
+//! Tunnels over real QUIC and TCP on loopback: joining, news, restarts, silence and leaving.
 
-use crate::common::{Entry, Node, Turnstile, in_time, node_record, preface, sign};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::common::{
+    Entry, Node, Over, TcpTurnstile, Turnstile, in_time, node_record, over_each, preface, sign, tcp_way,
+};
 use hedgerow_proto::frame::{Control, FrameHeader, FrameType, RejectReason, close, message};
 use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::record::Body;
-use hedgerow_tunnel::{DrainState, Link, Liveness, Target, TunnelEvent, TunnelState, Verdict, exchange, quic};
+use hedgerow_tunnel::{
+    DrainState, Link, Liveness, Target, TunnelEvent, TunnelState, Verdict, Way, exchange, quic, tcp,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn loopback() -> std::net::SocketAddr {
     ([127, 0, 0, 1], 0).into()
 }
 
-#[tokio::test]
-async fn a_node_joins_and_serves_and_tells_news_and_leaves() {
+async fn a_node_joins_and_serves_and_tells_news_and_leaves(over: Over) {
     let mut entry = Entry::start(SecretKey::from_seed([9; 32]), 1, loopback());
-    let mut node = Node::start(2, entry.target());
+    let mut node = Node::start(2, entry.target(over));
     let (tunnel, mut events) = entry.tunnel().await;
     assert_eq!(tunnel.node(), node.id());
     assert_eq!(tunnel.authority("echo"), Some("localhost:8000"));
@@ -57,19 +63,21 @@ async fn a_node_joins_and_serves_and_tells_news_and_leaves() {
     in_time("the task", node.task).await.unwrap();
 }
 
-#[tokio::test]
-async fn a_restarted_entry_is_noticed_by_a_reset_and_dialled_again() {
+async fn a_restarted_entry_is_noticed_by_a_reset_and_dialled_again(over: Over) {
     let key = SecretKey::from_seed([9; 32]);
     let mut entry = Entry::start(key.clone(), 1, loopback());
-    let turnstile = Turnstile::to(entry.address).await;
-    let mut node = Node::start(3, Target { addresses: vec![turnstile.address], ..entry.target() });
+    let (udp, tcp) = (Turnstile::to(entry.address).await, TcpTurnstile::to(entry.tcp).await);
+    let way = if over == Over::Tcp { tcp_way(tcp.address) } else { Way::Quic(udp.address) };
+    let mut node = Node::start(3, Target { ways: vec![way], ..entry.target(over) });
     entry.tunnel().await;
     node.until("up", |state| matches!(state, TunnelState::Up(_))).await;
 
     let mut restarted = Entry::start(key, 2, loopback());
-    turnstile.turn(restarted.address);
+    udp.turn(restarted.address);
+    tcp.turn(restarted.tcp);
+    let words = if over == Over::Tcp { "gone without a word" } else { "restarted" };
     node.until("the reset", |state| match state {
-        TunnelState::Waiting { error, .. } => error.contains("restarted"),
+        TunnelState::Waiting { error, .. } => error.contains(words),
         _ => false,
     })
     .await;
@@ -77,10 +85,9 @@ async fn a_restarted_entry_is_noticed_by_a_reset_and_dialled_again() {
     node.until("up again", |state| matches!(state, TunnelState::Up(_))).await;
 }
 
-#[tokio::test]
-async fn a_node_has_one_connection_to_each_thread_of_the_entry() {
+async fn a_node_has_one_connection_to_each_thread_of_the_entry(over: Over) {
     let mut entry = Entry::start_shards(SecretKey::from_seed([9; 32]), 1, loopback(), 3);
-    let mut node = Node::start(8, entry.target());
+    let mut node = Node::start(8, entry.target(over));
     let mut held = Vec::new();
     let mut lanes = std::collections::BTreeSet::new();
     for _ in 0..3 {
@@ -92,11 +99,10 @@ async fn a_node_has_one_connection_to_each_thread_of_the_entry() {
     node.until("three connections", |state| matches!(state, TunnelState::Up(up) if up.connections == 3)).await;
 }
 
-#[tokio::test]
-async fn a_busy_tunnel_whose_node_falls_silent_is_suspect_and_then_closed() {
+async fn a_busy_tunnel_whose_node_falls_silent_is_suspect_and_then_closed(over: Over) {
     let mut entry = Entry::start(SecretKey::from_seed([9; 32]), 1, loopback());
     // The node lives on a thread of its own that is stopped in the middle of everything, as a frozen process would be.
-    let target = entry.target();
+    let target = entry.target(over);
     let (freeze, frozen) = std::sync::mpsc::channel::<()>();
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -132,21 +138,45 @@ async fn a_busy_tunnel_whose_node_falls_silent_is_suspect_and_then_closed() {
 }
 
 #[tokio::test]
-async fn another_federation_and_another_key_are_refused_with_words() {
+async fn a_node_that_is_heard_and_hears_nothing_stays_suspect_until_it_gives_the_tunnel_up() {
+    let mut entry = Entry::start(SecretKey::from_seed([9; 32]), 1, loopback());
+    let turnstile = Turnstile::to(entry.address).await;
+    let _node = Node::start(12, Target { ways: vec![Way::Quic(turnstile.address)], ..entry.target(Over::Quic) });
+    let (tunnel, mut events) = entry.tunnel().await;
+    turnstile.deafen();
+    let mut looks = tokio::time::interval(Duration::from_millis(20));
+    let mut sent_in_vain = 0;
+    let closed = in_time("the close", async {
+        loop {
+            tokio::select! {
+                event = events.recv() => if let Some(TunnelEvent::Closed(_)) = event { return },
+                _ = looks.tick() => if tunnel.liveness() == Liveness::Live {
+                    // As a request does that gets no verdict.
+                    tunnel.suspect();
+                    sent_in_vain += 1;
+                },
+            }
+        }
+    });
+    closed.await;
+    // An acknowledgement from before may still have been on its way. The node's pings come on, each second, and are none.
+    assert!((1..=2).contains(&sent_in_vain), "{sent_in_vain} requests were sent to it");
+}
+
+async fn another_federation_and_another_key_are_refused_with_words(over: Over) {
     let entry = Entry::start(SecretKey::from_seed([9; 32]), 1, loopback());
-    let stranger = Target { federation: hedgerow_proto::id::FederationId([5; 32]), ..entry.target() };
+    let stranger = Target { federation: hedgerow_proto::id::FederationId([5; 32]), ..entry.target(over) };
     let mut node = Node::start(5, stranger);
     node.until("an error", |s| matches!(s, TunnelState::Waiting { error, .. } if error.contains("federation"))).await;
 
-    let impostor = Target { entry: SecretKey::from_seed([8; 32]).id(), ..entry.target() };
+    let impostor = Target { entry: SecretKey::from_seed([8; 32]).id(), ..entry.target(over) };
     let mut node = Node::start(6, impostor);
     node.until("an error", |state| matches!(state, TunnelState::Waiting { .. })).await;
 }
 
-#[tokio::test]
-async fn a_record_that_another_key_signed_is_rejected() {
+async fn a_record_that_another_key_signed_is_rejected(over: Over) {
     let entry = Entry::start(SecretKey::from_seed([9; 32]), 1, loopback());
-    let mut node = Node::start(7, entry.target());
+    let mut node = Node::start(7, entry.target(over));
     node.record.send_replace(node_record(&SecretKey::from_seed([70; 32]), 1));
     node.until("a rejection", |state| match state {
         TunnelState::Rejected(reject) => reject.reason == RejectReason::Record,
@@ -156,10 +186,9 @@ async fn a_record_that_another_key_signed_is_rejected() {
     .await;
 }
 
-#[tokio::test]
-async fn a_client_that_talks_nonsense_is_closed_and_a_node_beside_it_notices_nothing() {
+async fn a_client_that_talks_nonsense_is_closed_and_a_node_beside_it_notices_nothing(over: Over) {
     let mut entry = Entry::start(SecretKey::from_seed([9; 32]), 1, loopback());
-    let mut node = Node::start(10, entry.target());
+    let mut node = Node::start(10, entry.target(over));
     let (tunnel, mut events) = entry.tunnel().await;
     let stranger = SecretKey::from_seed([90; 32]);
     let half_a_frame = FrameHeader { frame_type: FrameType::Control, payload_bytes: 60 }.encode();
@@ -167,7 +196,11 @@ async fn a_client_that_talks_nonsense_is_closed_and_a_node_beside_it_notices_not
     let noise = vec![0xff; 4096];
     let junk = [half_a_frame.as_slice(), &[7; 60]].concat();
     for nonsense in [noise, junk, wrong_message] {
-        let link = quic::dial(&stranger, entry.identity.key.id(), entry.address).await.unwrap();
+        let id = entry.identity.key.id();
+        let link: Arc<dyn Link> = match over {
+            Over::Tcp => Arc::new(tcp::dial(&stranger, id, entry.tcp, "localhost").await.unwrap()),
+            Over::Quic | Over::Memory => Arc::new(quic::dial(&stranger, id, entry.address).await.unwrap()),
+        };
         let mut control = in_time("the control stream", link.accept()).await.unwrap();
         // It may be cut off while it still talks.
         let _ = control.write_all(&nonsense).await;
@@ -191,3 +224,13 @@ fn a_port_that_another_process_shares_is_in_use() {
     let _further = quic::bind(address, quic::Sharing::Further).unwrap();
     assert_eq!(quic::bind(address, quic::Sharing::First).unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
 }
+
+over_each!([over_quic: Quic, over_tcp: Tcp] {
+    a_node_joins_and_serves_and_tells_news_and_leaves,
+    a_restarted_entry_is_noticed_by_a_reset_and_dialled_again,
+    a_node_has_one_connection_to_each_thread_of_the_entry,
+    a_busy_tunnel_whose_node_falls_silent_is_suspect_and_then_closed,
+    another_federation_and_another_key_are_refused_with_words,
+    a_record_that_another_key_signed_is_rejected,
+    a_client_that_talks_nonsense_is_closed_and_a_node_beside_it_notices_nothing,
+});

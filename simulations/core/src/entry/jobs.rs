@@ -1,17 +1,17 @@
 //! Requests at an entry: who is asked, what is waited for, and what becomes of what comes to nothing. The product's own
 //! [`Course`] and [`Waiting`] say so.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use hedgerow_proto::attempts::{Course, End, Next, Ring, Then, Upload, Waiting};
 use hedgerow_proto::clock::Time;
 use hedgerow_proto::frame::WhenFull;
 use hedgerow_proto::liveness::Look;
-use hedgerow_proto::offers;
 use hedgerow_proto::retry::{self, Failure, Outcome};
 use hedgerow_proto::route::{PeakEwma, PowerOfTwoChoices};
 
-use super::{Candidates, Entry, Job, LIMITS, Load, Running, Way, connection_of};
+use super::{Candidates, Entry, Job, LIMITS, Load, Running, Way};
 use crate::book::Ended;
 use crate::context::Context;
 use crate::message::{Message, RequestNumber};
@@ -111,9 +111,10 @@ impl Entry {
 
     fn may_leave(&mut self, ctx: &mut Context<'_>, number: RequestNumber) -> bool {
         let now = ctx.now();
+        let Some(service) = self.jobs.get(&number).map(|job| job.service) else { return false };
+        let ways = self.ways(ctx.settings, service);
         let Some(job) = self.jobs.get(&number).filter(|job| !job.passed_on) else { return false };
         let Some(running) = &job.running else { return false };
-        let ways = self.ways(ctx.settings, job.service);
         let field = Candidates { ways: &ways, entry: self, service: job.service, now };
         let mut budget = self.budget.clone();
         let may_leave = job.course.may_leave(now, &running.way.node, &field, retry::Body::Replayable, &mut budget);
@@ -157,17 +158,8 @@ impl Entry {
     }
 
     /// Who offers a service, and can be asked from here.
-    pub(super) fn ways(&self, settings: &Settings, service: u32) -> Vec<Way> {
-        let Some(name) = settings.services.get(service as usize) else { return Vec::new() };
-        let ways = offers::nodes(&self.members, &self.registry).filter_map(|seen| {
-            let capacity = seen.offers().find(|offer| offer.name == *name)?.capacity;
-            let (connection, via) = match seen.way? {
-                offers::Way::Tunnel(member) => (connection_of(member)?, None),
-                offers::Way::ViaCoordinator { tunnel, .. } => (*tunnel, Some(seen.id)),
-            };
-            Some(Way { node: seen.id, connection, via, capacity })
-        });
-        ways.collect()
+    fn ways(&mut self, settings: &Settings, service: u32) -> Rc<[Way]> {
+        self.ways.to(&self.members, &self.registry, &settings.services, service)
     }
 
     /// Sends a request to whom the balancing picks.

@@ -19,9 +19,9 @@ use crate::verify;
 impl Member {
     pub(super) fn hear_of_coordinators(&mut self, ctx: &mut Context<'_>, records: Vec<Vec<u8>>) {
         let now = ctx.now();
-        let told = records
-            .iter()
-            .filter_map(|bytes| Told::of(&verify::open(Bytes::copy_from_slice(bytes), &ctx.settings.limits).ok()?.1));
+        let told = records.iter().filter_map(|bytes| {
+            Told::of(verify::open(Bytes::copy_from_slice(bytes), &ctx.settings.limits).ok()?.record())
+        });
         if self.hints.learn(told.collect::<Vec<_>>()) && !self.roles.coordinates() {
             self.seeker.handle(now, seeker::Event::Heard, &self.hints);
             self.drain_seeker(ctx);
@@ -36,14 +36,14 @@ impl Member {
 
     pub(super) fn take_in(&mut self, ctx: &mut Context<'_>, connection: ConnectionId, record: Bytes) {
         let opened = verify::open(record, &ctx.settings.limits);
-        let Ok((signed, record)) = opened else { return ctx.close(connection) };
-        let worker = record.writer;
-        if !self.roles.coordinates() || self.roster.admit(&worker, &record).is_err() {
+        let Ok(signed) = opened else { return ctx.close(connection) };
+        let worker = signed.writer();
+        if !self.roles.coordinates() || self.roster.admit(&worker, signed.record()).is_err() {
             ctx.send(connection, Message::Reject { newer: None });
             return ctx.close(connection);
         }
         self.next_roster_id += 1;
-        if self.roster.arrived(self.next_roster_id, connection, signed, &record) {
+        if self.roster.arrived(self.next_roster_id, connection, signed.clone(), signed.record()) {
             self.roster_ids.insert(connection, (self.next_roster_id, worker));
             ctx.send(connection, Message::Welcome);
         } else {

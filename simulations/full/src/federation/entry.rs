@@ -7,7 +7,7 @@ use hedgerow_entry::embedded::Embedded;
 use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::key::SecretKey;
 use hedgerow_tunnel::link::{BoxFuture, Link, LinkClosed};
-use hedgerow_tunnel::{Directory, Target, TunnelError};
+use hedgerow_tunnel::{Directory, Target, TunnelError, Way};
 use tokio::task::JoinHandle;
 
 use super::node::NodeError;
@@ -101,7 +101,7 @@ impl Directory for WayTo {
             let answered = self.network.dial(self.from, self.entry.clients()).await;
             answered.map_err(|error| format!("the entry does not answer: {error}"))?;
             Ok(Target {
-                addresses: vec![self.entry.tunnels()],
+                ways: vec![Way::Quic(self.entry.tunnels())],
                 entry: self.entry.key.id(),
                 federation: self.entry.federation,
             })
@@ -112,10 +112,10 @@ impl Directory for WayTo {
         &'a self,
         _: &'a SecretKey,
         _: NodeId,
-        address: SocketAddr,
+        way: &'a Way,
     ) -> BoxFuture<'a, Result<Arc<dyn Link>, TunnelError>> {
         Box::pin(async move {
-            let link = dial_link(&self.network, self.from, self.me, address).await.map_err(not_reached)?;
+            let link = dial_link(&self.network, self.from, self.me, way.address()).await.map_err(not_reached)?;
             Ok(Arc::new(link) as Arc<dyn Link>)
         })
     }

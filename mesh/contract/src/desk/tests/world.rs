@@ -74,7 +74,7 @@ impl World {
 
     fn hear(&mut self, n: usize, signed: Signed, age: Duration) {
         let (now, it) = (at(self.now), &mut self.all[n]);
-        let record = signed.read(FEDERATION, it.registry.limits()).unwrap();
+        let record = signed.record().clone();
         let outcome = it.registry.insert(now, signed, Source::Passed(age));
         if let (Ok(outcome), Body::Guest(guest)) = (outcome, &record.body)
             && outcome.is_news()
@@ -128,7 +128,7 @@ impl World {
                 .iter()
                 .flat_map(|writer| it.registry.records_of(&writer.id))
                 .map(|signed| {
-                    let key = signed.read(FEDERATION, it.registry.limits()).unwrap().key();
+                    let key = signed.record().key();
                     (signed.clone(), it.registry.age(at(self.now), &key).unwrap())
                 })
                 .collect();

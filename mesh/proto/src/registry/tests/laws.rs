@@ -24,7 +24,7 @@ fn join(into: &mut Registry, from: &Registry) {
 }
 
 fn read(signed: &Signed) -> Record {
-    signed.read(FEDERATION, &Limits::PRODUCTION).unwrap()
+    signed.record().clone()
 }
 
 /// The reference: of all that was ever said, what no Leave covers, and of that the greatest for each key.

@@ -1,0 +1,268 @@
+//! `hedgerow-sim lab`: the real binaries on a small network of their own: namespaces, behind routers that Linux makes, over lines that are
+//! as long and as bad as the scenario wants, with faults that happen at their time.
+//!
+//! ```text
+//! scenario, fault, router ─ what is wanted, as values       shipped ─ those that come with Hedgerow (simulations/lab)
+//! netns, tap ─ namespaces and devices                       segment, traffic ─ the lines, as a state machine; wire ─ its thread
+//! world ─ all of it together                                people ─ the processes in it
+//! course, changes, strike ─ what happens when               verdict ─ what must hold, with figures
+//! doors ─ what coordinators know                            needs ─ whether this machine can do that
+//! ```
+//!
+//! Nothing stays behind: what is dropped removes its namespaces and ends its processes; the kernel ends the processes of a lab that is
+//! killed; and the next lab removes the namespaces of those that are dead.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::Args;
+use hedgerow_process::exit::Failure;
+use hedgerow_process::shutdown::{Shutdown, Stage};
+use hedgerow_sim_model::nat::can_punch;
+
+use crate::binaries::Binaries;
+use crate::terminal::{Style, human, say};
+
+mod changes;
+mod course;
+mod doors;
+mod fault;
+mod needs;
+mod netns;
+mod people;
+mod router;
+mod scenario;
+mod segment;
+pub mod shipped;
+mod strike;
+mod tap;
+mod traffic;
+mod verdict;
+mod wire;
+mod world;
+
+pub use needs::missing;
+pub(crate) use netns::enter;
+use people::People;
+use scenario::Scenario;
+use verdict::Figure;
+use world::World;
+
+/// In the place of a scenario: removes what labs have left that were killed.
+const CLEAN: &str = "clean";
+/// Of each process's log, when the scenario could not be played to its end.
+const LOG_LINES: usize = 12;
+/// The losses of the lines. (Nothing else is drawn, and real processes are not the same twice.)
+const SEED: u64 = 1;
+
+/// Arguments of `hedgerow-sim lab`.
+#[derive(Debug, Args)]
+pub struct LabArgs {
+    /// Scenarios that come with it, or paths of files. Without one: what there is. `clean` removes what a lab has left that was killed
+    scenarios: Vec<String>,
+    /// All that come with it, one after the other
+    #[arg(long, conflicts_with = "scenarios")]
+    all: bool,
+    /// When it is over everything stays as it is, to be looked at, until Ctrl-C
+    #[arg(long)]
+    keep: bool,
+    /// Keeps the logs of all processes in a folder for each scenario here
+    #[arg(long, value_name = "DIR")]
+    logs: Option<PathBuf>,
+}
+
+/// Lists, cleans, or plays; an error if what must hold does not.
+pub async fn run(args: LabArgs) -> Result<()> {
+    if args.scenarios.is_empty() && !args.all {
+        list();
+        return Ok(());
+    }
+    needs::check()?;
+    let removed = clean_up()?;
+    if args.scenarios == [CLEAN] {
+        say(format!("removed {removed} of labs that are dead"));
+        return Ok(());
+    }
+    let named: Vec<String> = match args.all {
+        true => shipped::SHIPPED.iter().map(|shipped| shipped.name.to_owned()).collect(),
+        false => args.scenarios,
+    };
+    let scenarios = named.iter().map(|named| find(named)).collect::<Result<Vec<_>, Failure>>()?;
+    let binaries = Binaries::beside_this_one()?;
+    let shutdown = Shutdown::on_signals().context("signals cannot be listened for")?;
+    let mut failed = Vec::new();
+    for (name, scenario) in scenarios {
+        let (binaries, shutdown, logs) = (binaries.clone(), shutdown.clone(), args.logs.clone());
+        let one = One { name: name.clone(), scenario, binaries, keep: args.keep, logs };
+        if !one.on_a_thread(shutdown.clone()).await? {
+            failed.push(name);
+        }
+        if shutdown.stage() != Stage::Running {
+            break; // What was kept, or had just ended.
+        }
+    }
+    match failed.as_slice() {
+        [] => Ok(()),
+        names => bail!("what must hold does not: {}", names.join(", ")),
+    }
+}
+
+fn list() {
+    for shipped in shipped::SHIPPED {
+        let about = Scenario::parse(shipped.name, shipped.text).map(|scenario| scenario.about);
+        say(format!("{:20} {}", shipped.name, about.unwrap_or_else(|failure| failure.to_string())));
+    }
+}
+
+fn find(named: &str) -> Result<(String, Scenario), Failure> {
+    if let Some(shipped) = shipped::named(named) {
+        return Ok((named.to_owned(), Scenario::parse(&format!("{named}.toml"), shipped.text)?));
+    }
+    let path = Path::new(named);
+    if !path.exists() && path.extension().is_none() {
+        let names = shipped::SHIPPED.iter().map(|shipped| shipped.name);
+        let nearest = hedgerow_process::config::nearest(named, names).unwrap_or("hedgerow-sim lab, which lists them");
+        return Err(Failure::usage(format!("no scenario of the lab is called {named}")).advice(nearest));
+    }
+    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    Ok((name, Scenario::load(path)?))
+}
+
+/// Removes what dead labs have left: namespaces, and directories. How much that was.
+fn clean_up() -> Result<usize> {
+    let mut removed = netns::remove_leftovers()?.len();
+    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let owner = entry.file_name().to_str().and_then(netns::owner);
+        if owner.is_some_and(|owner| !owner.is_alive()) {
+            std::fs::remove_dir_all(entry.path())
+                .with_context(|| format!("cannot remove {}", entry.path().display()))?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// One scenario that is to be played.
+struct One {
+    name: String,
+    scenario: Scenario,
+    binaries: Binaries,
+    keep: bool,
+    logs: Option<PathBuf>,
+}
+
+impl One {
+    /// Plays it on a thread of its own, which may enter namespaces; whether all holds that must. The first Ctrl-C ends it, with everything
+    /// that it has made.
+    async fn on_a_thread(self, shutdown: Shutdown) -> Result<bool> {
+        let (done, result) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new().name("lab".to_owned()).spawn(move || done.send(self.play(&shutdown)))?;
+        result.await.map_err(|_| anyhow!("the thread of the lab panicked"))?
+    }
+
+    fn play(&self, shutdown: &Shutdown) -> Result<bool> {
+        let style = Style::detect();
+        say(format!("{}: {}", style.bold(&self.name), self.scenario.about));
+        let began = Instant::now();
+        let world = World::build(&self.scenario, SEED, shutdown).context("the lab cannot be built")?;
+        let (namespaces, nodes) = (world.namespaces(), self.scenario.members().len());
+        let (pairs, meet) = pairs(&self.scenario);
+        say(style.dim(format!(
+            "          {namespaces} namespaces after {}; of {pairs} pairs of nodes {meet} can have a direct path",
+            human(began.elapsed())
+        )));
+        // Where clients are: what connects from here connects from there.
+        let played = world.client().within(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                tokio::select! {
+                    biased; // What is kept ends well with the same signal.
+                    played = self.play_in(&world, shutdown, style) => played,
+                    () = shutdown.draining() => bail!("stopped"),
+                }
+            })
+        })?;
+        say(match played.iter().filter(|figure| !figure.holds).count() {
+            0 => style.green(format!("{} holds, with {nodes} nodes, after {}", self.name, human(began.elapsed()))),
+            wrong => {
+                let look = if self.logs.is_none() { "; --logs DIR keeps the logs" } else { "" };
+                style.red(format!("{} does not hold: {wrong} of {} figures{look}", self.name, played.len()))
+            }
+        });
+        Ok(played.iter().all(|figure| figure.holds))
+    }
+
+    async fn play_in(&self, world: &World, shutdown: &Shutdown, style: Style) -> Result<Vec<Figure>> {
+        let people = People::start(world, &self.scenario, &self.binaries).await?;
+        let figures = self.course(world, &people, style).await;
+        if let Some(logs) = &self.logs {
+            keep_logs(people.workdir().path(), &logs.join(&self.name))?;
+        }
+        match &figures {
+            Ok(figures) => figures.iter().for_each(|figure| figure.say(style)),
+            Err(error) => {
+                say(format!("{} {error:#}", style.red("FAIL")));
+                say(people.workdir().log_tails(LOG_LINES).trim_end());
+            }
+        }
+        if self.keep {
+            self.tell_where(world, &people);
+            shutdown.draining().await;
+        }
+        figures
+    }
+
+    async fn course(&self, world: &World, people: &People, style: Style) -> Result<Vec<Figure>> {
+        let joined = match self.scenario.must.join_within {
+            Some(within) if people.coordinators().next().is_some() => doors::agree(people, within.0 * 4)
+                .await
+                .map(|_| people.started.elapsed())
+                .map_err(|error| format!("{error:#}")),
+            _ => Ok(people.joined),
+        };
+        let told = joined.as_ref().map_or_else(String::clone, |joined| human(*joined));
+        say(style.dim(format!("          all have joined after {told}")));
+        if self.scenario.load.is_some() {
+            first_request(world)?;
+        }
+        let happened = course::play(&self.scenario, world, people, style).await?;
+        verdict::judge(&self.scenario, world, people, joined, &happened).await
+    }
+
+    fn tell_where(&self, world: &World, people: &People) {
+        say(format!("kept until Ctrl-C; files in {}", people.workdir().path().display()));
+        say(format!("    ip netns exec {} curl http://{}/mesh/registry", world.client().name(), People::door()));
+        for node in &people.nodes {
+            let namespace = world.host(&node.member.name).map(netns::Namespace::name).unwrap_or_default();
+            say(format!("    ip netns exec {namespace} …    process {}", node.actor.process().pid()));
+        }
+    }
+}
+
+/// How many pairs of nodes there are, and how many of them can come to a direct path at all: by RFC 4787, whatever the nodes know of it.
+fn pairs(scenario: &Scenario) -> (usize, usize) {
+    let places: Vec<_> = scenario.members().iter().map(|member| member.router.place()).collect();
+    let pairs =
+        || places.iter().enumerate().flat_map(|(index, one)| places[index + 1..].iter().map(move |other| (one, other)));
+    (pairs().count(), pairs().filter(|(one, other)| can_punch(**one, **other)).count())
+}
+
+/// By a program of others, as anybody would ask.
+fn first_request(world: &World) -> Result<()> {
+    let url = format!("http://{}/service/{}/hello", People::door(), people::SERVICE);
+    let patience = ["--retry", "3", "--retry-all-errors", "--max-time", "5"];
+    let arguments: Vec<&str> = ["--fail", "--silent", "--show-error", &url].into_iter().chain(patience).collect();
+    world.client().run("curl", &arguments, "").context("a first request by curl")?;
+    Ok(())
+}
+
+fn keep_logs(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
+    for entry in std::fs::read_dir(from)?.flatten() {
+        if entry.path().extension().is_some_and(|extension| extension == "log") {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).context("cannot keep the logs")?;
+        }
+    }
+    Ok(())
+}
