@@ -89,17 +89,17 @@ async fn a_coordinator_and_an_entry_know_the_same_after_they_have_synchronised()
     registry.insert(NOW, said, Source::Direct(None)).unwrap();
     let replica = Replica(Mutex::new(registry));
 
-    let (mut stream, verdict) = ask_for_sync(&joined).await;
-    assert_eq!(verdict, Ok(()));
-    in_time("the synchronisation", synchronise(&mut stream, Session::initiate(), &replica)).await.unwrap();
-    let (digest, knows_coordinator) = {
-        let registry = replica.0.lock().unwrap();
-        (registry.digest().to_string(), registry.node(&joined.tunnel.node()).is_some())
-    };
-    assert!(knows_coordinator);
-
     let listen = home.status().await.listen.unwrap();
+    // Again and again: it says anew what it is when it has learnt where it can be reached.
     until("the same digest", async || {
+        let (mut stream, verdict) = ask_for_sync(&joined).await;
+        assert_eq!(verdict, Ok(()));
+        in_time("the synchronisation", synchronise(&mut stream, Session::initiate(), &replica)).await.unwrap();
+        let digest = {
+            let registry = replica.0.lock().unwrap();
+            assert!(registry.node(&joined.tunnel.node()).is_some(), "it knows at least itself");
+            registry.digest().to_string()
+        };
         let mut client = tokio::net::TcpStream::connect(&listen).await.unwrap();
         client.write_all(b"GET /mesh/registry HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
         let mut answer = String::new();
