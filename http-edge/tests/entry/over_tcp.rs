@@ -133,17 +133,16 @@ async fn tls_that_is_no_nodes_is_hung_up_on_where_the_entry_serves_in_the_clear(
 }
 
 #[tokio::test]
-async fn a_handshake_that_is_not_finished_is_given_up_and_counted() {
+async fn who_asks_for_a_tunnel_and_offers_no_raw_key_is_hung_up_on_and_counted() {
     let entry = Entry::start(&[]).await;
-    // All of the first message, and nothing more.
-    let silent = TcpStream::connect(entry.http).await.unwrap();
-    let mut silent = say_hello(silent).await;
-    in_time("it is hung up on", async { silent.read_to_end(&mut Vec::new()).await.ok() }).await;
+    let stranger = TcpStream::connect(entry.http).await.unwrap();
+    let mut stranger = say_hello(stranger).await;
+    in_time("it is hung up on", async { stranger.read_to_end(&mut Vec::new()).await.ok() }).await;
     let counted = "hedgerow_entry_tunnel_handshakes_total{outcome=\"failed\"} 1";
     until("it is counted", async || entry.admin("/metrics").await.text().contains(counted).then_some(())).await;
 }
 
-/// Begins a handshake for a tunnel as a node does.
+/// Asks for a tunnel, with certificates instead of raw keys.
 async fn say_hello(mut stream: TcpStream) -> TcpStream {
     let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ClientConfig::builder_with_provider(provider)

@@ -33,8 +33,14 @@ pub const TCP_UNSENT_BYTES: u32 = 128 * 1024;
 pub const TCP_PING_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the last words over TCP, which say why a connection is closed, may take to be read.
 pub const TCP_LAST_WORDS_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long a reset stream is remembered: what the other end had sent before it knew is still to come, and is no fault of its.
+/// How long a reset stream is remembered: what the other end had sent before it knew is still to come, and is no fault of its. On a
+/// line that takes longer than this nothing else works either.
 pub const TCP_RESET_MEMORY: Duration = Duration::from_secs(5);
+/// How many are remembered: 800 requests that are given up in each second. 2 MiB.
+pub const TCP_RESETS_REMEMBERED_MAX: usize = 4096;
+/// Frames for streams that are not remembered, or that break the rules, in the life of a connection: each has an answer waiting to go
+/// out, some 500 bytes, and whoever sends them may read none.
+pub const TCP_STRAY_FRAMES_MAX: usize = 4096;
 /// How long QUIC is tried alone before TCP is tried beside it: three round trips around the world, and the second repeat of a lost
 /// first packet (RFC 9002 §6.2.2 repeats after 1 s).
 pub const QUIC_HEAD_START: Duration = Duration::from_millis(1500);

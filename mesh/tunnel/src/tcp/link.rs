@@ -102,11 +102,9 @@ impl TcpLink {
             .initial_connection_window_size(tuning::CONNECTION_WINDOW_BYTES)
             .max_header_list_size(HEAD_BYTES_MAX)
             .max_send_buffer_size(tuning::TCP_STREAM_SEND_BYTES)
-            .max_concurrent_reset_streams(streams_max)
+            .max_concurrent_reset_streams(tuning::TCP_RESETS_REMEMBERED_MAX)
             .reset_stream_duration(tuning::TCP_RESET_MEMORY)
-            // What comes for a stream that was reset and forgotten counts as such an error, for ever: a tunnel that lives for weeks
-            // would end by it. Against it stands that a node opens no streams, and so causes no work by them.
-            .max_local_error_reset_streams(None);
+            .max_local_error_reset_streams(Some(tuning::TCP_STRAY_FRAMES_MAX));
         let (mut requests, connection) = builder.handshake(io).await.map_err(broken)?;
         let (answer, send) = requests.send_request(request(), false).map_err(broken)?;
         let shared = Shared::new(arrivals);
@@ -136,11 +134,11 @@ impl TcpLink {
             .initial_connection_window_size(tuning::CONNECTION_WINDOW_BYTES)
             .max_header_list_size(HEAD_BYTES_MAX)
             .max_send_buffer_size(tuning::TCP_STREAM_SEND_BYTES)
-            .max_concurrent_reset_streams(streams_max)
+            .max_concurrent_reset_streams(tuning::TCP_RESETS_REMEMBERED_MAX)
             .reset_stream_duration(tuning::TCP_RESET_MEMORY)
             // An entry may give up what it has just asked for as often as its clients do.
             .max_pending_accept_reset_streams(streams_max)
-            .max_local_error_reset_streams(None);
+            .max_local_error_reset_streams(Some(tuning::TCP_STRAY_FRAMES_MAX));
         let connection = builder.handshake(io).await.map_err(broken)?;
         let shared = Shared::new(arrivals);
         let mut driver = Driver::new(Engine::Server(connection), shared.clone(), None);

@@ -186,6 +186,25 @@ async fn a_reader_who_has_stopped_stops_its_own_stream_and_no_other() {
 }
 
 #[tokio::test]
+async fn what_still_comes_for_streams_that_were_given_up_ends_no_connection() {
+    let (entry, node) = pair(Over::Tcp).await;
+    let serving = tokio::spawn(async move {
+        while let Ok(mut stream) = node.accept().await {
+            tokio::spawn(async move { while stream.write_all(&[7; 4096]).await.is_ok() {} });
+        }
+    });
+    // More than the library would bear if it did not remember them.
+    for _ in 0..2 * tuning::STREAMS_PER_CONNECTION_MAX {
+        let mut stream = in_time("a stream", entry.open()).await.unwrap();
+        in_time("an answer", stream.read_u8()).await.unwrap();
+        stream.reset(reset::CANCELLED);
+    }
+    assert!(!entry.is_closed());
+    entry.close(close::GOING, "the end of the test");
+    in_time("the end", serving).await.unwrap();
+}
+
+#[tokio::test]
 async fn the_round_trip_is_measured_and_arrivals_are_counted() {
     let (entry, node) = pair(Over::Tcp).await;
     in_time("both ends have measured", async {
