@@ -19,7 +19,7 @@ use hedgerow_proto::record::{Body, Kind, NodeRecord, Record, Signed};
 use hedgerow_proto::registry::{Outcome, Refused, Registry, Source};
 use hedgerow_proto::replica::{Core, Event};
 pub use hedgerow_proto::replica::{GuestNews, NotTaken, SUSPEND_MIN, SpeakError};
-use hedgerow_proto::snapshot;
+use hedgerow_proto::snapshot::{self, Snapshot};
 use hedgerow_proto::sync::{Received, Session, SyncError, Traffic};
 use hedgerow_tunnel::sync::{SyncBroken, SyncReplica, synchronise};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -303,15 +303,16 @@ impl Replica {
 
     /// Writes the registry to the disk, if it has changed. What cannot be written is said, and tried again later.
     pub async fn store(&self) {
-        let (bytes, generation, federation) = {
+        let (snapshot, generation) = {
             let state = self.0.lock();
             let registry = state.core.registry();
             let generation = registry.generation();
             if generation == state.stored {
                 return;
             }
-            (snapshot::encode(registry, self.0.clock.now()), generation, registry.federation())
+            (Snapshot::take(registry, self.0.clock.now()), generation)
         };
+        let (federation, bytes) = (snapshot.federation(), snapshot.encode());
         let data_dir = &self.0.data_dir;
         let stored = data_dir.while_others_run(move |data_dir| data_dir.store_snapshot(federation, &bytes)).await;
         match stored {

@@ -237,7 +237,7 @@ pub struct Peering {
     replication: Replication,
     judge: Judge,
     neighbours: Neighbours,
-    /// The generation of the registry that the neighbours were chosen from.
+    /// The generation of the registry's nodes that the neighbours were chosen from.
     seen: Option<u64>,
     /// Connected peers of the federation.
     peers: BTreeSet<NodeId>,
@@ -361,7 +361,7 @@ impl Peering {
         let pardoned = self.judge.pardoned(now);
         self.events.extend(pardoned.into_iter().map(Event::Unblock));
         replica.read(|registry| {
-            if self.seen.replace(registry.generation()) != Some(registry.generation()) {
+            if self.seen.replace(registry.nodes_generation()) != Some(registry.nodes_generation()) {
                 self.judge.forget_strangers(registry);
                 let dialable = registry.coordinator_nodes().filter(|(_, node)| !node.multiaddrs.is_empty());
                 self.neighbours.know(dialable.map(|(id, _)| id).collect());

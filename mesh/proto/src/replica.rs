@@ -96,7 +96,7 @@ pub struct Core {
     registry: Registry,
     voice: Voice,
     /// What the node says, by kind and subject: said again when it has to jump.
-    says: BTreeMap<(Kind, Vec<u8>), Body>,
+    says: BTreeMap<(Kind, Vec<u8>), Signed>,
     /// When its lease is to be renewed, while it coordinates.
     renew_at: Option<Time>,
     /// How long the machine had been suspended when that was looked at last.
@@ -186,7 +186,7 @@ impl Core {
         // What is over need not be said again: a jump leaves nothing behind that it would have to cover.
         match is_over(&body) {
             true => drop(self.says.remove(&place)),
-            false => drop(self.says.insert(place, body)),
+            false => drop(self.says.insert(place, signed.clone())),
         }
         self.registry.insert(now, signed.clone(), Source::Own)?;
         self.events.push_back(Event::Hurry(signed.bytes().clone()));
@@ -301,7 +301,7 @@ impl Core {
         }
         self.raising_above = None;
         self.voice.jump(now, epoch);
-        let says: Vec<Body> = self.says.values().cloned().collect();
+        let says: Vec<Body> = self.says.values().map(|signed| signed.record().body.clone()).collect();
         if let Err(error) = says.into_iter().try_for_each(|body| self.say(now, body)) {
             self.events.push_back(Event::Failed(error));
         }

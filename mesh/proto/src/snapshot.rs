@@ -16,7 +16,8 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use crate::clock::Time;
-use crate::record::Kind;
+use crate::id::FederationId;
+use crate::record::{Kind, Signed};
 use crate::registry::{Registry, Source};
 
 /// How often a replica goes on disk, if it has changed: what is lost in a crash is asked of a neighbour again.
@@ -26,6 +27,8 @@ const MAGIC: &[u8; 8] = b"hedgerow";
 const FORMAT: u8 = 1;
 const HEADER_BYTES: usize = 8 + 1 + 32;
 const HASH_BYTES: usize = 32;
+/// In front of each record: its age and its length.
+const RECORD_HEADER_BYTES: usize = 8 + 2;
 
 /// Why a snapshot is no good. Nothing of it has been taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,26 +67,53 @@ pub struct Restored {
     pub refused: usize,
 }
 
+/// A registry as it was at one moment. Taking one is short work, for which a shell may hold a lock; it shares the records.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    federation: FederationId,
+    records: Vec<(Signed, Duration)>,
+}
+
+impl Snapshot {
+    /// The registry as it is now.
+    pub fn take(registry: &Registry, now: Time) -> Self {
+        let mut records = Vec::with_capacity(registry.len());
+        records.extend(registry.records(now).map(|(signed, age)| (signed.clone(), age)));
+        Self { federation: registry.federation(), records }
+    }
+
+    /// The federation that it is of.
+    pub fn federation(&self) -> FederationId {
+        self.federation
+    }
+
+    /// The bytes for the disk.
+    pub fn encode(&self) -> Vec<u8> {
+        let records_bytes = self.records.iter().map(|(signed, _)| RECORD_HEADER_BYTES + signed.bytes().len());
+        let mut out = Vec::with_capacity(HEADER_BYTES + records_bytes.sum::<usize>() + HASH_BYTES);
+        out.extend_from_slice(MAGIC);
+        out.push(FORMAT);
+        out.extend_from_slice(&self.federation.0);
+        // Leases first: a worker whose sponsor is known counts as that one's.
+        let is_lease = |(signed, _): &&(Signed, Duration)| signed.kind() == Kind::LEASE;
+        let (leases, others) = (self.records.iter().filter(is_lease), self.records.iter().filter(|one| !is_lease(one)));
+        for (signed, age) in leases.chain(others) {
+            let bytes = signed.bytes();
+            // A record is far below 64 KiB, by `record_bytes_max`; one that is not would not be read again.
+            let Ok(length) = u16::try_from(bytes.len()) else { continue };
+            out.extend_from_slice(&u64::try_from(age.as_millis()).unwrap_or(u64::MAX).to_be_bytes());
+            out.extend_from_slice(&length.to_be_bytes());
+            out.extend_from_slice(bytes);
+        }
+        let hash = Sha256::digest(&out);
+        out.extend_from_slice(&hash);
+        out
+    }
+}
+
 /// The registry as bytes.
 pub fn encode(registry: &Registry, now: Time) -> Vec<u8> {
-    let mut out = Vec::with_capacity(HEADER_BYTES + registry.len() * 256 + HASH_BYTES);
-    out.extend_from_slice(MAGIC);
-    out.push(FORMAT);
-    out.extend_from_slice(&registry.federation().0);
-    // Leases first: a worker whose sponsor is known counts as that one's.
-    let (leases, others): (Vec<_>, Vec<_>) =
-        registry.records(now).partition(|(signed, _)| signed.kind() == Kind::LEASE);
-    for (signed, age) in leases.into_iter().chain(others) {
-        let bytes = signed.bytes();
-        // A record is far below 64 KiB, by `record_bytes_max`; one that is not would not be read again.
-        let Ok(length) = u16::try_from(bytes.len()) else { continue };
-        out.extend_from_slice(&u64::try_from(age.as_millis()).unwrap_or(u64::MAX).to_be_bytes());
-        out.extend_from_slice(&length.to_be_bytes());
-        out.extend_from_slice(bytes);
-    }
-    let hash = Sha256::digest(&out);
-    out.extend_from_slice(&hash);
-    out
+    Snapshot::take(registry, now).encode()
 }
 
 /// Joins what a snapshot holds with what is in the registry: all of it or, if it is damaged, nothing.
@@ -130,10 +160,11 @@ pub fn restore(bytes: Vec<u8>, registry: &mut Registry, now: Time) -> Result<Res
 
 /// The age and the bytes of the record at `at`, and where the next one is.
 fn record_at(bytes: &Bytes, at: usize, end: usize) -> Option<(Duration, Bytes, usize)> {
-    let header = bytes[..end].get(at..at + 10)?;
+    let header = bytes[..end].get(at..at + RECORD_HEADER_BYTES)?;
     let age_ms = u64::from_be_bytes(header[..8].try_into().ok()?);
     let length = usize::from(u16::from_be_bytes(header[8..].try_into().ok()?));
-    let (start, next) = (at + 10, at + 10 + length);
+    let start = at + RECORD_HEADER_BYTES;
+    let next = start + length;
     (next <= end).then(|| (Duration::from_millis(age_ms), bytes.slice(start..next), next))
 }
 

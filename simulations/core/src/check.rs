@@ -15,9 +15,12 @@ use crate::entry::Entry;
 use crate::message::RequestNumber;
 use crate::world::{Process, World};
 
-/// With so many nodes or fewer every change of a replica is looked at; with more, every one of so many.
+/// With so many nodes or fewer every change of a replica is looked at.
 const ALL_UP_TO: u32 = 64;
+/// With more, every one of so many at least …
 const ONE_OF: u64 = 64;
+/// … and of so many times fewer than there are nodes. A look costs as much as there are, and there are as many changes.
+const ONE_OF_NODES: u64 = 16;
 /// What was said so long ago must be known to everybody, when nothing is wrong.
 const KNOWN_AFTER: Duration = Duration::from_secs(10);
 /// A node that has been up for so long must be reached.
@@ -44,7 +47,8 @@ struct Seen {
 #[derive(Debug)]
 pub(crate) struct Checker {
     seen: Vec<Seen>,
-    all: bool,
+    /// Every one of so many changes of a replica is looked at.
+    one_of: u64,
     /// Bytes that had been sent when the last stretch began.
     idle_from: Option<u64>,
 }
@@ -52,7 +56,8 @@ pub(crate) struct Checker {
 impl Checker {
     pub(crate) fn new(nodes: u32) -> Self {
         let seen = (0..nodes).map(|_| Seen::default()).collect();
-        Self { seen, all: nodes <= ALL_UP_TO, idle_from: None }
+        let one_of = if nodes <= ALL_UP_TO { 1 } else { ONE_OF.max(u64::from(nodes) / ONE_OF_NODES) };
+        Self { seen, one_of, idle_from: None }
     }
 
     /// A process has started: it knows what its disk knew.
@@ -63,13 +68,13 @@ impl Checker {
     /// A process has dealt with something.
     pub(crate) fn after(world: &mut World, node: u32) {
         let Some(generation) = registry(world, node).map(Registry::generation) else { return };
-        let (all, seen) = (world.checker.all, &mut world.checker.seen[node as usize]);
+        let (one_of, seen) = (world.checker.one_of, &mut world.checker.seen[node as usize]);
         if seen.generation == generation {
             return;
         }
         seen.generation = generation;
         seen.changes += 1;
-        if all || seen.changes.is_multiple_of(ONE_OF) {
+        if seen.changes.is_multiple_of(one_of) {
             Self::look(world, node);
         }
     }
@@ -188,7 +193,7 @@ fn look_at_writer(
     before: &mut Vec<Signed>,
     wrong: &mut Vec<(&'static str, String)>,
 ) {
-    if registry.records_of(&id).map(Signed::hash).eq(before.iter().map(Signed::hash)) {
+    if registry.records_of(&id).eq(before.iter()) {
         return;
     }
     let trusted = !world.book.untrusted.contains(&id);
@@ -247,10 +252,11 @@ fn lives_on(world: &World, registry: &Registry, node: u32, id: NodeId, index: u3
     })
 }
 
-/// No more than the limits say. Looks at every worker, and so not at every step.
+/// No more than the limits say. Looks at every node, and so not at every step.
 fn bounded(registry: &Registry, wrong: &mut Vec<(&'static str, String)>) {
     let limits = registry.limits();
-    let (coordinators, workers) = (registry.coordinators_known(), registry.workers().count());
+    let workers = registry.nodes().filter(|record| record.node().is_some_and(|node| node.roles.works())).count();
+    let coordinators = registry.coordinators_known();
     // A node that is both counts as a coordinator.
     if coordinators > limits.coordinators_max || workers > limits.workers_max + limits.coordinators_max {
         wrong.push(("over-a-limit", format!("{coordinators} coordinators and {workers} workers are held")));

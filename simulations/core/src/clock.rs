@@ -66,6 +66,13 @@ impl LocalClock {
 }
 
 fn scale(span: Duration, by: i64, over: i64) -> Duration {
+    // Nearly always it fits into 64 bits, whose division takes a tenth of the time; it is done for each event.
+    if let (Ok(nanos), Ok(by), Ok(over)) =
+        (u64::try_from(span.as_nanos()), u64::try_from(by), u64::try_from(over.max(1)))
+        && let Some(product) = nanos.checked_mul(by)
+    {
+        return Duration::from_nanos(product / over);
+    }
     let nanos = span.as_nanos() as i128 * i128::from(by) / i128::from(over.max(1));
     let nanos = u64::try_from(nanos).unwrap_or(if nanos < 0 { 0 } else { u64::MAX });
     Duration::from_nanos(nanos)
@@ -74,6 +81,18 @@ fn scale(span: Duration, by: i64, over: i64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn short_and_long_spans_are_scaled_alike() {
+        // The longest that fits into 64 bits, and those around it.
+        let edge = u64::MAX / 1_000_070;
+        for nanos in [0, 1, 999_999, 1_000_000, edge - 1, edge, edge + 1, u64::MAX / 4] {
+            for ppm in [-500_000, -70, 0, 70] {
+                let exact = i128::from(nanos) * i128::from(1_000_000 + ppm) / 1_000_000;
+                assert_eq!(scale(Duration::from_nanos(nanos), 1_000_000 + ppm, 1_000_000).as_nanos() as i128, exact);
+            }
+        }
+    }
 
     #[test]
     fn a_timer_never_fires_before_its_time_whatever_the_clock_does() {

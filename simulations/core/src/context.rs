@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hedgerow_proto::clock::Time;
+use hedgerow_proto::snapshot::Snapshot;
 
 use crate::book::Book;
 use crate::clock::LocalClock;
@@ -10,13 +11,31 @@ use crate::message::{Link, Message};
 use crate::net::{ConnectionId, Event, Input, Net};
 use crate::settings::Settings;
 
+/// A snapshot on a disk.
+#[derive(Debug, Clone)]
+pub(crate) enum Stored {
+    /// As it was stored: the bytes are made when somebody reads them, which few do.
+    Whole(Snapshot),
+    /// As it is since a fault of the disk.
+    Damaged(Vec<u8>),
+}
+
+impl Stored {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Whole(snapshot) => snapshot.encode(),
+            Self::Damaged(bytes) => bytes.clone(),
+        }
+    }
+}
+
 /// A disk, as far as the node minds it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Disk {
     /// The epoch that was used last.
     pub(crate) epoch: u64,
     /// The registry as it was.
-    pub(crate) snapshot: Option<Vec<u8>>,
+    pub(crate) snapshot: Option<Stored>,
     /// How many faults say that nothing can be written.
     pub(crate) full: u32,
 }
@@ -36,9 +55,9 @@ impl Disk {
     }
 
     /// Puts the registry there; if it cannot be, what was there stays.
-    pub(crate) fn store(&mut self, snapshot: Vec<u8>) {
+    pub(crate) fn store(&mut self, snapshot: Snapshot) {
         if self.full == 0 {
-            self.snapshot = Some(snapshot);
+            self.snapshot = Some(Stored::Whole(snapshot));
         }
     }
 }

@@ -235,7 +235,7 @@ impl Entry {
             self.watch(ctx);
         }
         self.look_at_jobs(ctx);
-        let changed = std::mem::replace(&mut self.generation, self.registry.generation()) != self.generation;
+        let changed = std::mem::replace(&mut self.generation, self.registry.nodes_generation()) != self.generation;
         if changed || self.tell_at.is_some_and(|at| at <= now) {
             self.tell_coordinators(ctx);
         }

@@ -19,12 +19,12 @@ use hedgerow_proto::record::{
 };
 use hedgerow_proto::registry::{Registry, Source};
 use hedgerow_proto::replica::{Core, Event, SpeakError};
-use hedgerow_proto::snapshot;
+use hedgerow_proto::snapshot::{self, Snapshot};
 use hedgerow_proto::sync::Session;
 use hedgerow_sim_model::random;
 use hedgerow_sim_model::scenario::Malice;
 
-use crate::context::Context;
+use crate::context::{Context, Stored};
 use crate::malice::Evil;
 use crate::mesh::Mesh;
 use crate::message::{Message, RequestNumber};
@@ -161,7 +161,7 @@ impl Member {
         let me = nature.key.id();
         let voice = Voice::new(nature.key.clone(), FEDERATION, incarnation, epoch, settings.limits.clone());
         let mut registry = Registry::opened_by(FEDERATION, settings.limits.clone(), verify::open_once);
-        if let Some(bytes) = ctx.disk.snapshot.clone() {
+        if let Some(bytes) = ctx.disk.snapshot.as_ref().map(Stored::bytes) {
             let mut restored = Registry::opened_by(FEDERATION, settings.limits.clone(), verify::open_once);
             // A damaged one is set aside: its neighbours have everything.
             match snapshot::restore(bytes, &mut restored, now) {
@@ -293,7 +293,7 @@ impl Member {
         if self.store_at <= now {
             self.store_at = now + snapshot::INTERVAL;
             if self.roles.coordinates() {
-                ctx.disk.store(snapshot::encode(self.core.registry(), now));
+                ctx.disk.store(Snapshot::take(self.core.registry(), now));
             }
         }
     }

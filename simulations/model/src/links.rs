@@ -27,6 +27,8 @@ const RTO_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Direction {
     arrived_last: Duration,
+    /// From one end to the other, once somebody has asked: it costs a hash.
+    latency: Option<Duration>,
 }
 
 /// All links.
@@ -125,10 +127,10 @@ impl Links {
         }
     }
 
-    /// When these bytes arrive that are sent now, whatever is cut. The caller asks [`Links::is_cut`] when they do.
+    /// When these bytes arrive that are sent now in a direction of a connection between these two, whatever is cut. The caller asks [`Links::is_cut`] when they do.
     pub fn arrival(&mut self, now: Duration, from: u32, to: u32, bytes: usize, direction: &mut Direction) -> Duration {
         let packets = bytes.div_ceil(PACKET_BYTES).max(1);
-        let latency = self.latency(from, to);
+        let latency = *direction.latency.get_or_insert_with(|| self.latency(from, to));
         let mut begins = now;
         if self.network.uplink_kbit > 0
             && let Some(free) = self.uplinks.get_mut(from as usize)

@@ -7,37 +7,17 @@ use std::time::Duration;
 /// See the module.
 #[derive(Debug)]
 pub struct Schedule<T> {
-    heap: BinaryHeap<Reverse<Scheduled<T>>>,
+    /// When, the how-manieth that was put there, and where it is kept: what is moved about in the heap is small, whatever an event is.
+    heap: BinaryHeap<Reverse<(Duration, u64, usize)>>,
     count: u64,
-}
-
-#[derive(Debug)]
-struct Scheduled<T> {
-    at: Duration,
-    number: u64,
-    event: T,
-}
-
-impl<T> PartialEq for Scheduled<T> {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.number) == (other.at, other.number)
-    }
-}
-impl<T> Eq for Scheduled<T> {}
-impl<T> PartialOrd for Scheduled<T> {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl<T> Ord for Scheduled<T> {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
+    events: Vec<Option<T>>,
+    /// Places among the events that are empty.
+    free: Vec<usize>,
 }
 
 impl<T> Default for Schedule<T> {
     fn default() -> Self {
-        Self { heap: BinaryHeap::new(), count: 0 }
+        Self { heap: BinaryHeap::new(), count: 0, events: Vec::new(), free: Vec::new() }
     }
 }
 
@@ -45,18 +25,25 @@ impl<T> Schedule<T> {
     /// This happens then.
     pub fn push(&mut self, at: Duration, event: T) {
         self.count += 1;
-        self.heap.push(Reverse(Scheduled { at, number: self.count, event }));
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.events.push(None);
+            self.events.len() - 1
+        });
+        self.events[place] = Some(event);
+        self.heap.push(Reverse((at, self.count, place)));
     }
 
     /// When the next thing happens.
     pub fn next_at(&self) -> Option<Duration> {
-        self.heap.peek().map(|Reverse(next)| next.at)
+        self.heap.peek().map(|Reverse((at, ..))| *at)
     }
 
     /// The next thing, if it happens by then.
     pub fn pop_until(&mut self, until: Duration) -> Option<(Duration, T)> {
         self.next_at().filter(|at| *at <= until)?;
-        self.heap.pop().map(|Reverse(next)| (next.at, next.event))
+        let Reverse((at, _, place)) = self.heap.pop()?;
+        self.free.push(place);
+        self.events[place].take().map(|event| (at, event))
     }
 }
 
@@ -73,5 +60,8 @@ mod tests {
         let until = Duration::from_secs(3);
         let happened: String = std::iter::from_fn(|| schedule.pop_until(until)).map(|(_, event)| event).collect();
         assert_eq!((happened.as_str(), schedule.next_at()), ("abcd", Some(Duration::from_secs(9))));
+        schedule.push(Duration::from_secs(8), 'f');
+        assert_eq!(schedule.pop_until(Duration::MAX), Some((Duration::from_secs(8), 'f')));
+        assert_eq!(schedule.events.len(), 5, "places are used again");
     }
 }

@@ -200,7 +200,7 @@ impl Registry {
         if kind == Kind::LEAVE {
             self.bury(&id, record.version);
         }
-        self.generation += 1;
+        self.changes(kind);
         self.settle(now, id);
         if restarted {
             self.settle_workers_of(now, id);
@@ -240,7 +240,7 @@ impl Registry {
                 self.homes.remove(&home.coordinator);
             }
         }
-        self.generation += 1;
+        self.changes(kind);
     }
 
     fn link_home(&mut self, record: &Record) {

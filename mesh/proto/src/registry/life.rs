@@ -132,6 +132,7 @@ impl Registry {
         self.reschedule(now, id);
         if before != after {
             self.generation += 1;
+            self.nodes_generation += 1;
         }
         before != after
     }

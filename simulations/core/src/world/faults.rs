@@ -4,6 +4,7 @@ use hedgerow_sim_model::plan::Effect;
 use hedgerow_sim_model::random;
 
 use super::{Disk, World};
+use crate::context::Stored;
 use crate::net::{Event, Input, Told, Up};
 
 impl World {
@@ -61,11 +62,13 @@ impl World {
             Effect::DiskFull { node } => self.machines[node as usize].disk.full += 1,
             Effect::CorruptSnapshot { node } => {
                 let mut random = random::stream(self.settings.seed, "corrupt", number);
-                if let Some(snapshot) = &mut self.machines[node as usize].disk.snapshot
-                    && !snapshot.is_empty()
+                let disk = &mut self.machines[node as usize].disk;
+                if let Some(mut bytes) = disk.snapshot.as_ref().map(Stored::bytes)
+                    && !bytes.is_empty()
                 {
-                    let at = random.usize(..snapshot.len());
-                    snapshot[at] ^= 1 << random.u8(..8);
+                    let at = random.usize(..bytes.len());
+                    bytes[at] ^= 1 << random.u8(..8);
+                    disk.snapshot = Some(Stored::Damaged(bytes));
                 }
             }
             Effect::Clone { of, node } => {

@@ -64,6 +64,30 @@ proptest! {
     }
 
     #[test]
+    fn while_the_generation_of_nodes_stands_still_so_does_what_is_shown_of_them(
+        steps in proptest::collection::vec((any_record(), 0..400_u64, 0..4_u8), 0..40),
+    ) {
+        let shown = |registry: &Registry| {
+            let coordinators = registry.coordinators().map(|view| (view.record.writer, view.presence));
+            let nodes: Vec<Record> = registry.nodes().cloned().collect();
+            let known: Vec<NodeId> = registry.coordinator_nodes().map(|(id, _)| id).collect();
+            (registry.nodes_generation(), (nodes, coordinators.collect::<Vec<_>>(), known))
+        };
+        let (mut registry, mut now) = (registry(), at(Duration::ZERO));
+        for (signed, wait, what) in steps {
+            let (generation, before) = shown(&registry);
+            now = now + Duration::from_secs(wait);
+            match what {
+                0 => registry.meet(now, signed.writer()),
+                1 => registry.part(now, signed.writer()),
+                _ => _ = insert(&mut registry, now, &signed),
+            }
+            let (generation_after, after) = shown(&registry);
+            prop_assert!(generation != generation_after || before == after);
+        }
+    }
+
+    #[test]
     fn joining_is_commutative(
         (records, shuffled) in records().prop_flat_map(|records| (Just(records.clone()), Just(records).prop_shuffle())),
     ) {
