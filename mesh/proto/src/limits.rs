@@ -41,7 +41,7 @@ pub struct Limits {
 
     /// Coordinators in the registry: each costs every other one a lease.
     pub coordinators_max: usize,
-    /// Workers in the registry: at a KiB each, 64 MiB.
+    /// Workers in the registry: at two KiB each, with its home's attachment, 128 MiB.
     pub workers_max: usize,
     /// Workers that name one coordinator as their home: one coordinator's volunteers cannot fill everybody's memory.
     pub workers_per_sponsor_max: usize,
