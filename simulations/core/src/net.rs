@@ -217,7 +217,15 @@ impl Net {
         let mut there = Direction::default();
         // A handshake takes a round trip and a half, and each packet may be lost.
         let arrives = self.links.arrival(self.now + round_trip, from, to, 200, &mut there);
-        self.schedule(arrives, Event::Dialled { from, run, to, link });
+        let too_late = self.now + DIAL_TIMEOUT;
+        match arrives <= too_late {
+            true => self.schedule(arrives, Event::Dialled { from, run, to, link }),
+            // It was lost again and again.
+            false => {
+                let failed = Input::DialFailed { peer: to, link };
+                self.schedule(too_late, Event::Tell { node: from, run, input: failed });
+            }
+        }
     }
 
     /// A dial has got there, or nowhere.
