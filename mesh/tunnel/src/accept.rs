@@ -310,7 +310,8 @@ impl Tunnel {
     /// finish first, for a while; else the connection is closed at once, since it may be the one that passes nothing any more.
     pub fn replaced_by(&self, newer: &Self) {
         let moved = self.incarnation() == newer.incarnation() && self.transport() != newer.transport();
-        if moved && self.liveness() == Liveness::Live {
+        // One that is suspect for a moment finishes what runs on it too: what may not run twice would fail for nothing.
+        if moved && matches!(self.liveness(), Liveness::Live | Liveness::Suspect) {
             self.0.raise(Liveness::Draining);
             let _ = self.0.leave_by.set(Instant::now() + tuning::MOVE_TIMEOUT);
             self.0.left.notify_waiters();
