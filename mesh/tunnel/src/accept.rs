@@ -306,8 +306,8 @@ impl Tunnel {
     pub fn close(&self, code: u32, reason: &str) {
         self.0.link.close(code, reason);
     }
-    /// Another connection of the node takes its place. Where that is a change of transport while both are live, what runs here may
-    /// finish first, for a while; else the connection is closed at once, since it may be the one that passes nothing any more.
+    /// Another connection of the node takes its place. Where that is a change of transport, what runs here may finish first, for a
+    /// while; else the connection is closed at once, since it may be the one that passes nothing any more.
     pub fn replaced_by(&self, newer: &Self) {
         let moved = self.incarnation() == newer.incarnation() && self.transport() != newer.transport();
         // One that is suspect for a moment finishes what runs on it too: what may not run twice would fail for nothing.
