@@ -11,7 +11,7 @@ use futures_util::stream::FuturesUnordered;
 use hedgerow_proto::id::NodeId;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::dial::{DialConfig, Directory, End, Joined, SessionEnd, TunnelState, TunnelStatus, Up, greet, join, run};
 use crate::lanes::{self, Destination, Lanes};
@@ -55,7 +55,10 @@ pub(crate) async fn session(
                 tokio::select! {
                     end = &mut first => return match end {
                         End::Drained => Ok(()),
-                        End::Closed(closed) => Err(SessionEnd::Lost(closed.to_string())),
+                        End::Closed(closed) => {
+                            debug!(entry = %target.entry.short(), reason = %closed, "the tunnel has ended");
+                            Err(SessionEnd::Lost(closed.to_string()))
+                        }
                     },
                     never = &mut more => match never {},
                     better = &mut better, if way.transport() == Transport::Tcp => break better,

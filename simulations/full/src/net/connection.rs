@@ -146,6 +146,11 @@ impl Connection {
         self.link = Some(link);
     }
 
+    /// Whether this side of it is no more.
+    pub(super) fn is_dead_at(&mut self, side: Side) -> bool {
+        self.end(side).is_dead()
+    }
+
     fn end(&mut self, side: Side) -> &mut End {
         match side {
             Side::Dialler => &mut self.dialler,
@@ -420,7 +425,7 @@ impl State {
                     if dead {
                         match link {
                             None => self.answer_with_reset(now, id, side.other()),
-                            Some(link) => self.answer_for_link(now, link, side.other(), id),
+                            Some(link) => self.answer_for_link(link, side.other()),
                         }
                         continue;
                     }

@@ -302,7 +302,7 @@ impl State {
         let Some(association) = self.associations.get_mut(&link) else { return };
         let end = association.end(side);
         if end.closed.is_some() {
-            return self.answer_for_link(now, link, side, stream);
+            return self.answer_for_link(link, side);
         }
         end.incoming.push_back(stream);
         let waiting = std::mem::take(&mut end.waiting);
@@ -316,12 +316,16 @@ impl State {
         }
     }
 
-    /// Something has arrived for a link that this end does not know any more. A process that listens there has the same key, and
-    /// resets it; where there is none, nobody answers.
-    pub(super) fn answer_for_link(&mut self, _: Duration, link: u64, side: Side, _: u64) {
+    /// Something has arrived that this end does not know any more. If it is the link, a process that listens there has the same key,
+    /// and resets it; where there is none, nobody answers. If it is a stream alone, what still comes for it is of no use to anybody.
+    pub(super) fn answer_for_link(&mut self, link: u64, side: Side) {
+        let first = self.connections.get_mut(&link);
+        let unknown = first.is_none_or(|first| first.is_dead_at(side));
         let Some(association) = self.associations.get_mut(&link) else { return };
-        let (node, port) = (association.end(side).node, association.port);
-        if side == Side::Listener && self.listeners.contains_key(&(node, port)) {
+        let port = association.port;
+        let end = association.end(side);
+        let (node, unknown) = (end.node, unknown || end.closed.is_some());
+        if unknown && side == Side::Listener && self.listeners.contains_key(&(node, port)) {
             self.link_ends(link, side.other(), None, "reset by a later process with the same key".into());
         }
     }
