@@ -80,4 +80,5 @@ promises! {
     three_of_four_nodes_become_coordinators: "mesh-election",
     a_node_without_udp_serves_over_tcp: "udp-blocked",
     a_tunnel_moves_to_quic_and_nobody_notices: "udp-opens",
+    coordinators_that_nobody_can_dial_are_one_mesh_by_way_of_the_entry: "mesh-by-entry",
 }
