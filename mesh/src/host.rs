@@ -144,7 +144,7 @@ pub fn transport(key: &Keypair, by_entry: EntryTransport) -> Result<Boxed<(PeerI
     let mut config = quic::Config::new(key);
     config.max_concurrent_stream_limit = STREAMS_PER_CONNECTION_MAX;
     let quic = quic::tokio::Transport::new(config).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    // First the one that knows what is its own: TCP would take the address of a WebSocket for one of its.
+    // Each takes only addresses of its own.
     let all = by_entry.or_transport(quic.or_transport(tcp).map(|either, _| either.into_inner()));
     Ok(TransportTimeout::new(all.map(|either, _| either.into_inner()), SETUP_TIMEOUT).boxed())
 }

@@ -312,9 +312,9 @@ impl Replica {
             }
             (Snapshot::take(registry, self.0.clock.now()), generation)
         };
-        let (federation, bytes) = (snapshot.federation(), snapshot.encode());
         let data_dir = &self.0.data_dir;
-        let stored = data_dir.while_others_run(move |data_dir| data_dir.store_snapshot(federation, &bytes)).await;
+        let write = move |data_dir: &DataDir| data_dir.store_snapshot(snapshot.federation(), &snapshot.encode());
+        let stored = data_dir.while_others_run(write).await;
         match stored {
             Ok(Ok(())) => self.0.lock().stored = generation,
             Ok(Err(error)) => warn!(%error, "the registry is not on disk: after a restart it is asked of a neighbour"),

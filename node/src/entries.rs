@@ -444,8 +444,12 @@ impl Directory for EntryDirectory {
                 info!(entry = %self.entry.short(), %url, "the entry has another key or federation now: joining anew");
                 return Err("the entry has another key or federation now".into());
             }
-            let mut ways: Vec<_> = same.into_iter().flat_map(|said| said.ways).collect();
-            ways.dedup();
+            let mut ways = Vec::new();
+            for way in same.into_iter().flat_map(|said| said.ways) {
+                if !ways.contains(&way) {
+                    ways.push(way);
+                }
+            }
             Ok(Target { ways, entry: self.entry, federation: self.federation })
         })
     }

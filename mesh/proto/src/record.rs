@@ -293,6 +293,11 @@ impl Kind {
     pub const GUEST: Self = Self(4);
     /// [`Body::Leave`].
     pub const LEAVE: Self = Self(5);
+
+    /// Whether this version knows records of this kind.
+    pub fn is_known(self) -> bool {
+        (Self::NODE..=Self::LEAVE).contains(&self)
+    }
 }
 
 impl Body {

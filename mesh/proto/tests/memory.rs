@@ -1,7 +1,5 @@
-//! What a coordinator or an entry takes for each worker that it knows of. Counted, by an allocator that counts; so this is a
-//! program of its own, with one test.
-
-#![allow(unsafe_code)] // The counting allocator's, which passes everything on to the system's.
+//! What a coordinator or an entry takes for each worker that it knows of. Counted, by an allocator that counts what this
+//! thread holds.
 
 use std::time::Duration;
 
@@ -15,6 +13,8 @@ use hedgerow_proto::record::{
 };
 use hedgerow_proto::registry::{Registry, Source};
 
+#[allow(unreachable_pub, reason = "it is the fuzzer's file")]
+#[path = "../../fuzz/src/counting.rs"]
 mod counting;
 
 const FEDERATION: FederationId = FederationId([0xfe; 32]);
@@ -62,7 +62,7 @@ fn a_worker_takes_two_kib_at_most_its_attachment_and_all_indexes_included() {
         hear(&mut registry, n, 1, &node(Roles::Coordinator, &[], &["/ip4/192.0.2.1/udp/4001/quic-v1"], None));
         hear(&mut registry, n, 2, &Body::Lease(Lease { ttl: Duration::from_secs(60) }));
     }
-    let taken = counting::peak_of(|| {
+    let ((), taken) = counting::peak_of(|| {
         for n in 0..WORKERS {
             let (worker, coordinator) = (COORDINATORS + n, n % COORDINATORS);
             let home = Home { coordinator: key(coordinator).id(), home_seq: 1 };

@@ -40,7 +40,8 @@ impl Host {
             self.dials.connected(&peer);
             return;
         }
-        if self.dials.failed(Instant::now(), &peer, id) == Failed::GoesOn {
+        // One that was overtaken says nothing of the one that succeeded.
+        if self.dials.failed(Instant::now(), &peer, id) == Failed::GoesOn || self.swarm.is_connected(&peer) {
             return;
         }
         self.tell_connecting(peer, &Err(error.to_string()));

@@ -2,7 +2,7 @@
 //!
 //! The stock behaviour walks over the network by itself while its tables are small (libp2p-kad 0.49 lets nobody turn that off), and a
 //! walk dials whomever it hears of: forty coordinators were connected to each other all, though each sought eight. Here its tables
-//! are filled from the registry, and it dials only for a question that this node has asked.
+//! are filled from the registry, and it dials only to ask for providers of a service, and to tell of them.
 
 use std::task::{Context, Poll};
 

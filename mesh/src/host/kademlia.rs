@@ -32,7 +32,7 @@ pub(super) struct Queries {
     provided: BTreeSet<ServiceName>,
     /// Whom Kademlia has been told of, and where they can be dialled.
     told: BTreeMap<NodeId, Vec<String>>,
-    /// The generation of the registry that it has been told.
+    /// The generation of the registry's nodes that it has been told.
     seen: Option<u64>,
     look_at: Option<Time>,
 }
@@ -54,7 +54,8 @@ impl Host {
         }
         *look_at = Some(now + LOOK_INTERVAL);
         let news = replica.read(|registry| {
-            (seen.replace(registry.generation()) != Some(registry.generation())).then(|| difference(registry, told))
+            let generation = registry.nodes_generation();
+            (seen.replace(generation) != Some(generation)).then(|| difference(registry, told))
         });
         let Some(kad) = tables(&mut self.swarm) else { return };
         for (node, addresses) in news.into_iter().flatten() {

@@ -159,7 +159,7 @@ async fn a_direct_way_is_preferred_and_the_entry_stands_in_for_one_that_leads_no
     let way = until_way(&host, second.node(), |_| true).await;
     assert_eq!(way, Way { path: Path::Entry, why: Why::OthersUnanswered });
     assert_eq!(until_way(&second.host, id, |_| true).await.why, Why::Came);
-    // Whoever dials whom first, in the end they are connected directly.
+    // The second one dials, since nobody else has told the first of it, and its direct address comes before the one at the entry.
     until_way(&first.host, second.node(), |way| way.path == Path::DirectTcp).await;
     until_way(&second.host, first.node(), |way| way.path == Path::DirectTcp).await;
 }

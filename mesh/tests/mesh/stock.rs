@@ -128,25 +128,17 @@ async fn a_host_dials_a_stock_peer_that_listens_for_websockets() {
 async fn a_stock_peer_of_the_federation_is_identified_and_answered() {
     for listen in ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"] {
         let one = Coordinator::start_with(&[], Default::default(), listen).await;
-        let status = one.host.status();
+        let mut status = one.host.status();
         let mut peer = stock(FEDERATION);
         let address: Multiaddr = one.addresses[0].clone();
         peer.dial(address.with_p2p(peer_id(one.node()).unwrap()).unwrap()).unwrap();
-        let exchange = async {
-            let (mut pinged, mut identified) = (false, false);
-            while !(pinged && identified && status.borrow().peers.contains(peer.local_peer_id())) {
-                match peer.select_next_some().await {
-                    SwarmEvent::Behaviour(StockEvent::Ping(ping::Event { result: Ok(_), .. })) => pinged = true,
-                    SwarmEvent::Behaviour(StockEvent::Identify(identify::Event::Received { info, .. })) => {
-                        assert_eq!(info.protocol_version, protocol_version(FEDERATION));
-                        identified = true;
-                    }
-                    SwarmEvent::OutgoingConnectionError { error, .. } => panic!("{error}"),
-                    _ => {}
-                }
-            }
-        };
-        tokio::time::timeout(PATIENCE, exchange).await.unwrap();
+        until_acquainted(&mut peer).await;
+        let me = *peer.local_peer_id();
+        let known = tokio::time::timeout(PATIENCE, status.wait_for(|status| status.peers.contains(&me)));
+        tokio::select! {
+            known = known => drop(known.unwrap().unwrap()),
+            () = async { loop { peer.select_next_some().await; } } => {}
+        }
         assert!(status.borrow().coordinators.is_empty(), "it has not said that it is one");
     }
 }

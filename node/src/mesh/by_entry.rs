@@ -8,6 +8,7 @@ use std::time::Duration;
 use hedgerow_mesh::host::Multiaddr;
 use hedgerow_mesh::host::paths::{Security, at_entry};
 use hedgerow_proto::id::{FederationId, NodeId};
+use hedgerow_proto::limits::Limits;
 use tokio::time::{Instant, sleep_until};
 
 use super::addresses::Reach;
@@ -69,7 +70,9 @@ impl Told {
             };
             at_entry(security, &known.url.host, known.url.port, node)
         };
-        known.into_iter().map(address).collect()
+        // One whose name is too long for a record would keep all of the record from being said.
+        let fits = |address: &Multiaddr| address.to_string().len() <= Limits::PRODUCTION.multiaddr_bytes_max;
+        known.into_iter().map(address).filter(fits).collect()
     }
 }
 

@@ -60,9 +60,12 @@ impl Peering {
             0 => BTreeSet::new(),
             _ => self.neighbours.near(&self.coordinators),
         };
-        let free = |of: &BTreeSet<NodeId>| of.difference(&self.requests.begun).copied().collect::<Vec<NodeId>>();
-        let (near, all) = (free(&near), free(&self.coordinators));
-        if let Some(node) = self.random.choice(if near.is_empty() { all } else { near }) {
+        let free_of = |of: &BTreeSet<NodeId>| of.difference(&self.requests.begun).copied().collect::<Vec<NodeId>>();
+        let mut free = free_of(&near);
+        if free.is_empty() {
+            free = free_of(&self.coordinators);
+        }
+        if let Some(node) = self.random.choice(free) {
             self.synchronise(now, replica, node);
         }
     }

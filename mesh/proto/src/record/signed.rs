@@ -330,8 +330,7 @@ fn decode_content(bytes: &Bytes, envelope: &Envelope) -> Result<Body, RecordErro
     let content = bytes.slice(envelope.content_start..envelope.content_end);
     // Content of another version, in a known kind as in any other, is a newer program's: not ours to judge.
     let newer = content.first().is_some_and(|&version| version != wire::VERSION);
-    let known = (Kind::NODE..=Kind::LEAVE).contains(&envelope.kind);
-    if newer || !known {
+    if newer || !envelope.kind.is_known() {
         return Ok(Body::Unknown(Unknown { kind: envelope.kind, subject, content }));
     }
     let max_bytes = content.len();

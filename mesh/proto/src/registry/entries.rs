@@ -2,7 +2,7 @@
 //!
 //! A sorted vector, and not a map: nearly every writer is a worker, which has one record, and the smallest node of a map has room
 //! for eleven. The longest is that of a coordinator with all the attachments and tombstones that it may have. There a record
-//! that comes in moves some hundred KiB, which takes less time than to verify its signature has taken before.
+//! that comes in moves some hundred KiB, which takes less time than to verify its signature has taken before. Where many go at once, they go from the end.
 
 use std::cmp::Ordering;
 

@@ -13,7 +13,7 @@ use super::Registry;
 use super::entries::{Entry, Placed};
 use super::index::KeyHash;
 use super::quota::{self, Class, Refused, SourcePrefix};
-use super::writer::{LeaseClock, Writer, is_known, is_tombstone};
+use super::writer::{LeaseClock, Writer, is_tombstone};
 use crate::clock::Time;
 use crate::id::NodeId;
 use crate::limits::Limits;
@@ -216,7 +216,8 @@ impl Registry {
         let signed = writer.entries.iter().map(|entry| &entry.signed);
         let buried: Vec<Signed> =
             signed.filter(|signed| signed.kind() != Kind::LEAVE && signed.version() <= left).cloned().collect();
-        buried.iter().for_each(|signed| self.remove_entry(signed));
+        // From the end, so that little is left behind each to be moved.
+        buried.iter().rev().for_each(|signed| self.remove_entry(signed));
     }
 
     /// Removes the record that stands in the place of this one, and all that hangs on it. The caller settles the writer.
@@ -315,7 +316,7 @@ fn per_writer(writer: Option<&Writer>, record: &Record, limits: &Limits) -> Resu
     let (what, max) = match kind {
         Kind::ATTACHMENT => ("attachments", limits.attachments_per_sponsor_max),
         Kind::GUEST => ("guests", limits.guests_per_sponsor_max),
-        _ if is_known(kind) => return Ok(()),
+        _ if kind.is_known() => return Ok(()),
         _ => ("records of unknown kinds", limits.unknown_per_writer_max),
     };
     let Some(writer) = writer else { return Ok(()) };

@@ -127,7 +127,8 @@ impl Registry {
         writer.run_life(now, attached, lapse_after, mark_kept);
         let forgotten = writer.forget_at.is_some_and(|forget_at| forget_at <= now);
         let gone = if forgotten { writer.all_signed() } else { expired };
-        gone.iter().for_each(|signed| self.remove_entry(signed));
+        // From the end, so that little is left behind each to be moved.
+        gone.iter().rev().for_each(|signed| self.remove_entry(signed));
         let after = self.reclassify(now, id);
         self.reschedule(now, id);
         if before != after {
@@ -194,7 +195,7 @@ impl Registry {
     fn shed_marks(&mut self, sponsor: Option<NodeId>) {
         while let Some(id) = self.quotas.surplus_mark(&self.limits, sponsor) {
             let marks = self.writers.get(&id).map(|writer| writer.all_signed()).unwrap_or_default();
-            marks.iter().for_each(|signed| self.remove_entry(signed));
+            marks.iter().rev().for_each(|signed| self.remove_entry(signed));
             if let Some(writer) = self.writers.get_mut(&id) {
                 self.quotas.change(id, writer.class, Class::None);
                 writer.class = Class::None;

@@ -45,13 +45,8 @@ impl Counts {
 
     /// The first place is that of the unknown kinds: no kind of ours has its number.
     fn at(kind: Kind) -> usize {
-        if is_known(kind) { usize::from(kind.0) } else { 0 }
+        if kind.is_known() { usize::from(kind.0) } else { 0 }
     }
-}
-
-/// Whether this version knows records of this kind.
-pub(super) fn is_known(kind: Kind) -> bool {
-    (Kind::NODE..=Kind::LEAVE).contains(&kind)
 }
 
 /// One writer. There are as many as there are nodes, so what few of them have is boxed.

@@ -25,10 +25,10 @@ use super::{Multiaddr, Protocol, Security};
 
 /// Streams of entries that may wait for the host. Handshakes at once are bounded by the host's limit of connections.
 const ARRIVALS: usize = 64;
-/// Addresses of one name that are tried, one after the other.
-const ADDRESSES_MAX: usize = 4;
+/// Addresses of one name that are tried, one after the other: all of them in the time that a connection has to come up.
+const ADDRESSES_MAX: usize = 3;
 /// How long one of them may take, up to the coordinator's 101: four round trips, and time for one that is far away.
-const ADDRESS_TIMEOUT: Duration = Duration::from_secs(4);
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Where streams go that entries open for mesh peers.
 #[derive(Debug, Clone)]
