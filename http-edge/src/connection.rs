@@ -11,10 +11,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hedgerow_http::{Peer, Scheme};
+use hedgerow_tunnel::tcp::asks_for_tunnel;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -70,11 +70,11 @@ pub(crate) async fn public(shard: Rc<Shard>, stream: TcpStream, from: SocketAddr
             Ok(Ok(Some(Speaks::Http2))) => http2(&shard, client, shard.counted(stream)).await,
             Ok(Ok(Some(Speaks::Http1))) => http1(&shard, client, shard.counted(stream)).await,
             // In the clear nothing but a tunnel begins with TLS.
-            Ok(Ok(Some(Speaks::Tls))) => tls(&shard, stream, from, &door, None).await.map(drop),
+            Ok(Ok(Some(Speaks::Tls))) => tls(&shard, stream, from, &door).await.map(drop),
             Ok(Ok(None)) | Err(_) => Ok(()),
             Ok(Err(error)) => Err(error.into()),
         },
-        Some(config) => match tls(&shard, stream, from, &door, Some(config)).await {
+        Some(_) => match tls(&shard, stream, from, &door).await {
             Ok(Some(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
                 http2(&shard, client, stream).await
             }
@@ -95,12 +95,11 @@ async fn tls(
     stream: TcpStream,
     from: SocketAddr,
     door: &FrontDoor,
-    config: Option<&Arc<ServerConfig>>,
 ) -> Result<Option<TlsStream<Counted>>, AnyError> {
     let deadline = Instant::now() + TLS_TIMEOUT;
     let hello = timeout_at(deadline, LazyConfigAcceptor::new(Default::default(), shard.counted(stream))).await;
-    let outcome = match (hello, config) {
-        (Ok(Ok(start)), _) if FrontDoor::is_for_tunnels(&start) => {
+    let outcome = match (hello, &door.tls) {
+        (Ok(Ok(start)), _) if asks_for_tunnel(&start.client_hello()) => {
             let StartHandshake { accepted, io, .. } = start;
             door.take_in(StartHandshake::from_parts(accepted, io.stream), from.ip());
             return Ok(None);

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hedgerow_tunnel::tcp::{self, Acceptor};
+use hedgerow_tunnel::tcp::Acceptor;
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
@@ -25,14 +25,6 @@ pub(crate) struct FrontDoor {
 }
 
 impl FrontDoor {
-    /// Whether a TLS handshake that has begun is a node's.
-    pub(crate) fn is_for_tunnels<S>(start: &StartHandshake<S>) -> bool
-    where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-    {
-        tcp::asks_for_tunnel(&start.client_hello())
-    }
-
     /// Takes a node's connection in.
     pub(crate) fn take_in(&self, start: StartHandshake<TcpStream>, address: IpAddr) {
         let tunnels = self.tunnels.clone();

@@ -48,7 +48,7 @@ use places::{Full, Place};
 
 /// How long it may take from the request to the coordinator's 101: two round trips, of which a slow line needs a second.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// What the answers of the coordinator and of the client's switch may take beyond that.
+/// How long the client's side may take to switch over after that.
 const SWITCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// When to come again where all places are taken: they are free when a peer has gone, which nobody can foretell.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
@@ -236,7 +236,8 @@ async fn connect(
     let wanted = wanted(request.uri().path()).ok_or(Refused::Name)?;
     let key = websocket_key(request)?;
     // Nodes and peers of this very machine are the operator's own: no quota by address for them.
-    let source = source(shard, client, request.headers()).filter(|address| !address.to_canonical().is_loopback());
+    let source = source(shard, client, request.headers());
+    let source = (!source.to_canonical().is_loopback()).then_some(source);
     let (tunnel, place) = find(shard, wanted, source.map(Cidr::source))?;
     let (_, id) = request_id(request.headers(), &mut shard.random.borrow_mut());
     // The tunnel is watched meanwhile: one that has died is silent within a second.
@@ -287,17 +288,17 @@ fn websocket_key<B>(request: &Request<B>) -> Result<HeaderValue, Refused> {
 
 /// Where a request comes from. A proxy of the operator's own says it in `X-Forwarded-For`: the last address there that is none of
 /// such proxies; what stands before it anybody may have written.
-fn source(shard: &Shard, client: &Client, headers: &HeaderMap) -> Option<IpAddr> {
+fn source(shard: &Shard, client: &Client, headers: &HeaderMap) -> IpAddr {
+    if !client.peer.is_trusted_proxy() {
+        return client.address;
+    }
     let trusted = &shard.common.settings.trusted_proxies;
     let is_trusted = |address: &IpAddr| trusted.iter().any(|range| range.contains(*address));
-    if !is_trusted(&client.address) {
-        return Some(client.address);
-    }
     let lines = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok());
     let said: Vec<&str> = lines.flat_map(|line| line.split(',')).map(str::trim).collect();
     let mut last = said.iter().rev().map(|text| text.parse::<IpAddr>().ok());
     // What is no address is some client of that proxy all the same: it counts as the proxy's.
-    last.find(|address| address.is_none_or(|address| !is_trusted(&address))).flatten().or(Some(client.address))
+    last.find(|address| address.is_none_or(|address| !is_trusted(&address))).flatten().unwrap_or(client.address)
 }
 
 /// A live tunnel of whoever is wanted, and a place on it.

@@ -42,6 +42,9 @@ pub(crate) async fn answer(
     framing: Framing,
     mut request: Request<Incoming>,
 ) -> Response<ResponseBody> {
+    if !is_routed(request.uri().path()) {
+        name_host(&mut request);
+    }
     let response = match refuse(&request, framing) {
         Some(problem) => closing(request.version(), finish(shard, &request, Err(problem.into()))),
         None if is_routed(request.uri().path()) => {
@@ -67,6 +70,14 @@ pub(crate) async fn answer(
     };
     shard.counters.answered(response.status());
     response
+}
+
+/// What HTTP/2 says in `:authority` stands in `Host`, where it is looked for.
+fn name_host(request: &mut Request<Incoming>) {
+    let authority = request.uri().authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+    if let Some(authority) = authority.filter(|_| !request.headers().contains_key(HOST)) {
+        request.headers_mut().insert(HOST, authority);
+    }
 }
 
 /// What no request may be, whomever it is for.

@@ -78,13 +78,17 @@ impl Pace {
         Self { bucket: Cell::new(bucket), moved: Cell::new(now) }
     }
 
-    /// So much has passed. How long to wait until more may.
-    fn spend(&self, now: Instant, bytes: usize) -> Duration {
+    /// So much has come to be passed on.
+    fn spend(&self, now: Instant, bytes: usize) {
         let mut bucket = self.bucket.get();
         bucket.spend(now, bytes);
         self.bucket.set(bucket);
         self.moved.set(now);
-        Duration::from_secs_f64((-bucket.tokens / BYTES_PER_SECOND).max(0.0))
+    }
+
+    /// How long to wait until more may pass.
+    fn pause(&self, now: Instant) -> Duration {
+        Duration::from_secs_f64((-self.bucket.get().tokens(now) / BYTES_PER_SECOND).max(0.0))
     }
 
     /// Ready when nothing has passed for long.
@@ -129,16 +133,18 @@ async fn one_way(
 ) -> io::Result<()> {
     let mut buf = vec![0; COPY_BYTES];
     loop {
+        // At the beginning too: whoever hangs up and comes again finds the bucket overdrawn.
+        let pause = pace.pause(Instant::now());
+        if !pause.is_zero() {
+            sleep(pause).await;
+        }
         let got = from.read(&mut buf).await?;
         if got == 0 {
             return to.shutdown().await;
         }
+        pace.spend(Instant::now(), got);
         to.write_all(&buf[..got]).await?;
         to.flush().await?;
-        let pause = pace.spend(Instant::now(), got);
-        if !pause.is_zero() {
-            sleep(pause).await;
-        }
     }
 }
 
@@ -175,6 +181,21 @@ mod tests {
         let (burst, all) = passed.await;
         assert!(burst < Duration::from_secs(1), "{burst:?}");
         assert!((Duration::from_secs(8)..Duration::from_secs(11)).contains(&all), "{all:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_comes_again_with_an_overdrawn_bucket_waits_before_the_first_byte() {
+        let (mut client, near) = duplex(COPY_BYTES);
+        let (far, mut node) = duplex(COPY_BYTES);
+        let begin = Instant::now();
+        let mut bucket = Bucket::full(begin);
+        bucket.spend(begin, BURST_BYTES as usize + 2 * BYTES_PER_SECOND as usize);
+        client.write_all(b"!").await.unwrap();
+        tokio::select! {
+            ended = splice(near, far, &mut bucket) => panic!("{ended}"),
+            got = node.read_u8() => assert_eq!(got.unwrap(), b'!'),
+        }
+        assert!(begin.elapsed() >= Duration::from_secs(2), "{:?}", begin.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

@@ -115,7 +115,7 @@ impl Places {
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
-        // Three numbers, each changed whole.
+        // Nothing under the lock can panic half-way.
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -97,7 +97,7 @@ pub enum Liveness {
     Live = 0,
     /// Nothing has come from the node for a moment: only when nobody else can. It comes back by itself.
     Suspect = 1,
-    /// The node has said Leave: none.
+    /// The node has said Leave, or another connection has taken its place: none.
     Draining = 2,
     /// The connection is no more.
     Closed = 3,

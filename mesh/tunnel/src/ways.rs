@@ -85,27 +85,26 @@ pub(crate) async fn dial(
         () = sleep(head_start) => None,
     };
     let mut over_tcp = pin!(first_of(config, directory, target, Transport::Tcp));
-    let because = |tcp: Dialled, why: String| Ok(Dialled { why_not_quic: Some(why), ..tcp });
-    let no_way = |quic, tcp| Err(TunnelError::NoWay { quic: Box::new(quic), tcp: Box::new(tcp) });
+    let instead = |quic: TunnelError, tcp: Result<Dialled, TunnelError>| match tcp {
+        Ok(tcp) => Ok(Dialled { why_not_quic: Some(quic.to_string()), ..tcp }),
+        Err(tcp) => Err(TunnelError::NoWay { quic: Box::new(quic), tcp: Box::new(tcp) }),
+    };
     if let Some(quic) = failed {
-        return match over_tcp.await {
-            Ok(tcp) => because(tcp, quic.to_string()),
-            Err(tcp) => no_way(quic, tcp),
-        };
+        return instead(quic, over_tcp.await);
     }
     tokio::select! {
         outcome = &mut over_quic => match outcome {
             Ok(quic) => Ok(quic),
-            Err(quic) => match over_tcp.await {
-                Ok(tcp) => because(tcp, quic.to_string()),
-                Err(tcp) => no_way(quic, tcp),
-            },
+            Err(quic) => instead(quic, over_tcp.await),
         },
         outcome = &mut over_tcp => match outcome {
-            Ok(tcp) => because(tcp, "nothing came back over QUIC in time: UDP may be blocked on the way".into()),
+            Ok(tcp) => {
+                let why = "nothing came back over QUIC in time: UDP may be blocked on the way".into();
+                Ok(Dialled { why_not_quic: Some(why), ..tcp })
+            }
             Err(tcp) => match over_quic.await {
                 Ok(quic) => Ok(quic),
-                Err(quic) => no_way(quic, tcp),
+                Err(quic) => instead(quic, Err(tcp)),
             },
         },
     }

@@ -180,7 +180,11 @@ impl Link for TcpLink {
                 closed = self.shared.closed() => Err(closed),
                 opened = opened => match opened {
                     Ok(stream) => Ok(Box::new(stream) as BoxStream),
-                    Err(error) => Err(self.shared.why_closed().unwrap_or_else(|| broken(error))),
+                    Err(error) => {
+                        // It opens no more, and another connection does.
+                        self.shared.close(broken(error));
+                        Err(self.shared.closed().await)
+                    }
                 },
             }
         })

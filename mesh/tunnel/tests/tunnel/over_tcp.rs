@@ -3,6 +3,8 @@
 use std::future::poll_fn;
 
 use crate::common::{Entry, Node, Over, Turnstile, in_time, pair, preface, tcp_way};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use hedgerow_proto::frame::{Release, close, reset};
 use hedgerow_proto::key::SecretKey;
 use hedgerow_tunnel::{
@@ -237,13 +239,18 @@ async fn streams_beyond_the_limit_wait_for_a_place() {
     drop(open.pop());
     let mut stream = in_time("a place", one_more).await.unwrap();
     stream.write_all(b"last").await.unwrap();
+    let mut said = FuturesUnordered::new();
     in_time("it arrives", async {
         loop {
-            let mut got = [0; 4];
-            let mut stream = node.accept().await.unwrap();
-            tokio::spawn(async move { stream.read(&mut got).await.map(|n| n == 4).unwrap_or(false) });
-            if open.pop().is_none() {
-                break;
+            tokio::select! {
+                stream = node.accept() => said.push(async move {
+                    let mut got = [0; 4];
+                    stream.unwrap().read_exact(&mut got).await.map(|_| got)
+                }),
+                // The one that was let go of says nothing.
+                Some(got) = said.next() => if let Ok(got) = got {
+                    break assert_eq!(&got, b"last");
+                },
             }
         }
     })
