@@ -95,8 +95,15 @@ pub async fn run(args: LabArgs) -> Result<()> {
     for (name, scenario) in scenarios {
         let (binaries, shutdown, logs) = (binaries.clone(), shutdown.clone(), args.logs.clone());
         let one = One { name: name.clone(), scenario, binaries, keep: args.keep, logs };
-        if !one.on_a_thread(shutdown.clone()).await? {
-            failed.push(name);
+        match one.on_a_thread(shutdown.clone()).await {
+            Ok(true) => {}
+            Ok(false) => failed.push(name),
+            // The others are played all the same.
+            Err(error) if shutdown.stage() == Stage::Running => {
+                say(format!("{name}: {error:#}"));
+                failed.push(name);
+            }
+            Err(error) => return Err(error),
         }
         if shutdown.stage() != Stage::Running {
             break; // What was kept, or had just ended.
@@ -135,9 +142,14 @@ fn clean_up() -> Result<usize> {
     for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
         let owner = entry.file_name().to_str().and_then(netns::owner);
         if owner.is_some_and(|owner| !owner.is_alive()) {
-            std::fs::remove_dir_all(entry.path())
-                .with_context(|| format!("cannot remove {}", entry.path().display()))?;
-            removed += 1;
+            match std::fs::remove_dir_all(entry.path()) {
+                Ok(()) => removed += 1,
+                // Another lab that starts may have removed it.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    return Err(error).with_context(|| format!("cannot remove {}", entry.path().display()));
+                }
+            }
         }
     }
     Ok(removed)
@@ -169,7 +181,7 @@ impl One {
         let (namespaces, nodes) = (world.namespaces(), self.scenario.members().len());
         let (pairs, meet) = pairs(&self.scenario);
         say(style.dim(format!(
-            "          {namespaces} namespaces after {}; of {pairs} pairs of nodes {meet} can have a direct path",
+            "          {namespaces} namespaces after {}; of {pairs} pairs of nodes {meet} could have a direct path by their routers",
             human(began.elapsed())
         )));
         // Where clients are: what connects from here connects from there.
@@ -184,13 +196,14 @@ impl One {
             })
         })?;
         say(match played.iter().filter(|figure| !figure.holds).count() {
+            0 if played.is_empty() => style.red(format!("{} measures nothing: its [must] asks for nothing", self.name)),
             0 => style.green(format!("{} holds, with {nodes} nodes, after {}", self.name, human(began.elapsed()))),
             wrong => {
                 let look = if self.logs.is_none() { "; --logs DIR keeps the logs" } else { "" };
                 style.red(format!("{} does not hold: {wrong} of {} figures{look}", self.name, played.len()))
             }
         });
-        Ok(played.iter().all(|figure| figure.holds))
+        Ok(!played.is_empty() && played.iter().all(|figure| figure.holds))
     }
 
     async fn play_in(&self, world: &World, shutdown: &Shutdown, style: Style) -> Result<Vec<Figure>> {

@@ -100,7 +100,7 @@ fn ctrl_c_leaves_nothing_behind() {
 fn the_next_lab_removes_what_one_has_left_that_was_killed() {
     if can_be() {
         let pid = ended_by(Signal::KILL);
-        assert!(namespaces_of(pid) > 0, "it had no time to remove anything");
+        // Another lab of these tests that has started since may have done it already.
         let output = lab(&["clean"]);
         assert!(output.status.success(), "{}", text(&output));
         assert_eq!(namespaces_of(pid), 0);

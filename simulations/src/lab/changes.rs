@@ -34,16 +34,13 @@ pub(super) struct Changed {
 struct Seen {
     asked: BTreeMap<String, Instant>,
     known: BTreeMap<String, BTreeMap<usize, Instant>>,
-    over: bool,
+    /// Until when those are waited for that do not know of all, once all have been asked.
+    until: Option<Instant>,
 }
 
 impl Seen {
     fn is_known_to(&self, coordinator: usize) -> bool {
         self.asked.keys().all(|agent| self.known.get(agent).is_some_and(|who| who.contains_key(&coordinator)))
-    }
-
-    fn is_known_to_all(&self, coordinators: usize) -> bool {
-        self.known.len() == self.asked.len() && self.known.values().all(|who| who.len() == coordinators)
     }
 }
 
@@ -64,12 +61,8 @@ pub(super) async fn make(
     let watching = join_all(watchers.into_iter().map(|(number, door)| watch(number, door, &seen)));
     let making = async {
         let made = publish(changes, world, people, began, &seen).await;
-        let deadline = Instant::now() + KNOWN_WITHIN;
-        let waits = watched && made.is_ok();
-        while waits && !lock(&seen).is_known_to_all(coordinators) && Instant::now() < deadline {
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-        lock(&seen).over = true;
+        let wait = if made.is_ok() { KNOWN_WITHIN } else { Duration::ZERO };
+        lock(&seen).until = Some(Instant::now() + wait);
         made
     };
     let (left, _) = tokio::join!(making, watching);
@@ -119,12 +112,18 @@ async fn publish(
     Ok(left)
 }
 
-/// Notes when one coordinator hears of whom.
+/// Notes when one coordinator hears of whom, until it knows all, or has had its time.
 async fn watch(number: usize, mut door: Door<'_>, seen: &Mutex<Seen>) {
-    while !lock(seen).over {
-        let waited_for = !lock(seen).is_known_to(number);
+    loop {
+        let (knows_all, until) = {
+            let seen = lock(seen);
+            (seen.is_known_to(number), seen.until)
+        };
+        if until.is_some_and(|until| knows_all || Instant::now() > until) {
+            return;
+        }
         // One that stands still, or has been killed, knows nobody meanwhile.
-        if waited_for && let Ok(agents) = door.agents().await {
+        if !knows_all && let Ok(agents) = door.agents().await {
             let now = Instant::now();
             let mut seen = lock(seen);
             for agent in agents {

@@ -66,12 +66,17 @@ pub(super) async fn play(scenario: &Scenario, world: &World, people: &People, st
     let faults = async {
         let faults = try_join_all(scenario.timeline.iter().map(|timed| stage.suffer(timed))).await?;
         // Without a fault it is what has changed that all must agree on.
-        let agreed = if faults.is_empty() { None } else { stage.agree().await };
+        let over = faults.iter().map(|fault| fault.until.unwrap_or(fault.from)).max();
+        let agreed = match over {
+            Some(over) => stage.agree(over).await,
+            None => None,
+        };
         anyhow::Ok((faults, agreed))
     };
     let changes = async {
         let changes = stage.change().await?;
-        anyhow::Ok((changes, if scenario.timeline.is_empty() { stage.agree().await } else { None }))
+        let agreed = if scenario.timeline.is_empty() { stage.agree(began.elapsed()).await } else { None };
+        anyhow::Ok((changes, agreed))
     };
     let (faults, changes, counted) = tokio::join!(faults, changes, stage.count());
     let ((faults, after_faults), (changes, after_changes)) = (faults?, changes?);
@@ -255,10 +260,11 @@ impl Stage<'_> {
         }
     }
 
-    /// Waits until all registries are equal, if they must be.
-    async fn agree(&self) -> Option<Result<Duration, String>> {
+    /// Waits until all registries are equal, if they must be; how long that took since then.
+    async fn agree(&self, since: Duration) -> Option<Result<Duration, String>> {
         let within = self.scenario.must.agree_within?;
-        let took = doors::agree(self.people, within.0 * LONGER).await.map_err(|error| format!("{error:#}"));
+        let agreed = doors::agree(self.people, within.0 * LONGER).await.map_err(|error| format!("{error:#}"));
+        let took = agreed.map(|_| self.began.elapsed().saturating_sub(since));
         if let Ok(took) = &took {
             self.tell(&format!("all registries are equal, after {}", human(*took)));
         }

@@ -117,7 +117,11 @@ pub(super) fn remove_leftovers() -> Result<Vec<String>> {
 }
 
 fn remove(name: &str) -> Result<()> {
-    tool("ip", &["netns", "delete", name], "").map(drop)
+    match tool("ip", &["netns", "delete", name], "") {
+        // Another lab that starts may have removed it.
+        Err(_) if !Path::new(DIRECTORY).join(name).exists() => Ok(()),
+        removed => removed.map(drop),
+    }
 }
 
 /// What the names of this lab's namespaces, and of its directory, begin with.

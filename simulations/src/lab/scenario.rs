@@ -136,7 +136,7 @@ pub(super) struct Changes {
     pub(super) every: Span,
     /// How many.
     pub(super) count: usize,
-    /// After so many that register, the oldest one leaves.
+    /// So many stay: with each that registers beyond them the oldest one leaves.
     #[serde(default)]
     pub(super) leaves_after: Option<usize>,
 }
@@ -246,9 +246,15 @@ impl Scenario {
         let of_faults = must.stops_sending_within.is_some() || must.back_within.is_some() || must.home_within.is_some();
         needs(of_faults, "a [[timeline]]", !self.timeline.is_empty())?;
         needs(must.change_p50.is_some() || must.change_p99.is_some(), "[changes]", self.changes.is_some())?;
-        let coordinators = self.members().iter().any(|member| member.role.coordinates());
-        let of_mesh = must.agree_within.is_some() || self.changes.is_some() || must.coordinator_kbit_max.is_some();
-        needs(of_mesh, "coordinators", coordinators)?;
+        let any = |is: fn(&Member) -> bool| self.members().iter().any(is);
+        let of_mesh = must.agree_within.is_some() || self.changes.is_some();
+        let of_coordinators = must.coordinator_kbit_max.is_some() || must.coordinator_mib_max.is_some();
+        needs(of_mesh || of_coordinators, "coordinators", any(|member| member.role.coordinates()))?;
+        needs(must.worker_kbit_max.is_some(), "workers", any(|member| !member.role.coordinates()))?;
+        let of_services = must.all_serve || must.back_within.is_some();
+        needs(of_services, "nodes that serve", any(|member| member.role.serves()))?;
+        let ends = self.timeline.iter().any(Timed::is_mended);
+        needs(must.back_within.is_some(), "a fault that is over at some time, or mended", ends)?;
         if let Some(load) = &self.load
             && !(1..=CLIENTS_MAX).contains(&load.clients)
         {
