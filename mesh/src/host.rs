@@ -305,7 +305,7 @@ impl Host {
         }
         let (sender, commands) = mpsc::channel(COMMANDS);
         let status = watch::Sender::new(HostStatus { binding: binding.len(), ..HostStatus::default() });
-        let handle = HostHandle::new(sender, status.subscribe(), streams, names.clone());
+        let handle = HostHandle::new(sender, status.subscribe(), streams, names.clone(), seed);
         let host = Self {
             swarm,
             names,

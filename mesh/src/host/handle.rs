@@ -53,6 +53,8 @@ pub struct HostHandle {
     pub(super) streams: libp2p_stream::Control,
     names: Names,
     arrivals: Option<Arrivals>,
+    /// For jitter.
+    pub(super) seed: u64,
 }
 
 impl HostHandle {
@@ -61,8 +63,9 @@ impl HostHandle {
         status: watch::Receiver<HostStatus>,
         streams: libp2p_stream::Control,
         names: Names,
+        seed: u64,
     ) -> Self {
-        Self { commands, status, streams, names, arrivals: None }
+        Self { commands, status, streams, names, arrivals: None, seed }
     }
 
     pub(super) fn with_arrivals(self, arrivals: Arrivals) -> Self {

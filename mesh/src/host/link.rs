@@ -3,7 +3,7 @@
 //! ```text
 //! worker                                               home
 //!   HostHandle::connect ── libp2p, both keys proven ──▶
-//!   dial_home ── a stream of the protocol home/1 ─────▶ Homes::next   the control stream: Hello, Join, Welcome, pings
+//!   dial_home ── a stream of the protocol home/1 ─────▶ Homes::next   the control stream: taken, Hello, Join, Welcome, pings
 //!             ◀───────── streams of tunnel/1 ─────────                exchanges, each as down any other tunnel
 //! ```
 //!
@@ -38,7 +38,8 @@ const BACKLOG: usize = 64;
 const TAKEN: u8 = 1;
 /// How often a stream is opened that is not taken. More than a few come only of a peer that takes none.
 const OPEN_TRIES: u32 = 8;
-/// What one step of the pause before the next try is; those that were lost together take different numbers of steps.
+/// What one step of the pause before the second try is, and twice as long before each further one. Those that were lost together, of
+/// one host or of many, take different numbers of steps.
 const OPEN_AGAIN: Duration = Duration::from_millis(1);
 const OPEN_AGAIN_STEPS: u64 = 8;
 
@@ -71,13 +72,13 @@ pub struct PeerLink {
 pub(super) struct Shared {
     closed: watch::Sender<Option<LinkClosed>>,
     pub(super) received: AtomicU64,
-    /// Streams that were not taken.
+    /// Streams that were not taken, counted from another number in each host.
     lost: AtomicU64,
 }
 
 impl Default for Shared {
     fn default() -> Self {
-        Self { closed: watch::Sender::new(None), received: AtomicU64::new(0), lost: AtomicU64::new(0) }
+        Self::new(0)
     }
 }
 
@@ -101,13 +102,24 @@ pub(super) async fn open_taken(
             Err(error) if tries == OPEN_TRIES => return Err(LinkClosed { code: None, reason: error.to_string() }),
             Err(error) => debug!(%peer, %error, "a stream was not taken, and is opened again"),
         }
-        let steps = shared.lost.fetch_add(1, Ordering::Relaxed) % OPEN_AGAIN_STEPS + 1;
-        sleep(OPEN_AGAIN.saturating_mul(tries).mul_f32(steps as f32)).await;
+        sleep(shared.pause() * (1 << (tries - 1))).await;
         tries += 1;
     }
 }
 
 impl Shared {
+    /// `seed` is for the pauses.
+    pub(super) fn new(seed: u64) -> Self {
+        Self { closed: watch::Sender::new(None), received: AtomicU64::new(0), lost: AtomicU64::new(seed) }
+    }
+
+    /// How long to wait after a stream was lost.
+    fn pause(&self) -> Duration {
+        // Multiplied by a large odd number, so that neighbouring numbers come out far apart (Knuth, TAOCP 3, §6.4).
+        let spread = self.lost.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        OPEN_AGAIN * (spread % OPEN_AGAIN_STEPS + 1) as u32
+    }
+
     pub(super) fn close(&self, code: u32, reason: &str) {
         self.closed.send_if_modified(|closed| {
             let first = closed.is_none();
@@ -137,16 +149,16 @@ impl PeerLink {
     fn new(
         (peer, peer_id): (NodeId, PeerId),
         handle: &HostHandle,
-        first: libp2p::Stream,
+        first: PeerStream,
         incoming: mpsc::Receiver<libp2p::Stream>,
+        shared: Arc<Shared>,
     ) -> Self {
-        let shared = Arc::<Shared>::default();
         Self {
             peer,
             peer_id,
             streams: handle.streams.clone(),
             protocol: handle.tunnel_protocol(),
-            first: Mutex::new(Some(PeerStream::new(first, &shared))),
+            first: Mutex::new(Some(first)),
             incoming: Mutex::new(incoming),
             shared,
         }
@@ -328,7 +340,9 @@ impl Homes {
             let (peer_id, stream) = self.arriving.next().await?;
             // A key of another kind is none of ours.
             let Some(peer) = node_id(&peer_id) else { continue };
-            return Some(PeerLink::new((peer, peer_id), &self.handle, stream, mpsc::channel(1).1));
+            let shared = Arc::new(Shared::new(self.handle.seed));
+            let first = PeerStream::taken(stream, &shared);
+            return Some(PeerLink::new((peer, peer_id), &self.handle, first, mpsc::channel(1).1, shared));
         }
     }
 }
@@ -358,14 +372,15 @@ impl HomeDialer {
         Ok(Self { handle: handle.clone(), current })
     }
 
-    /// Opens the control stream to a coordinator that is connected, or is being connected. The link's first
-    /// [`Link::accept`] is that stream.
+    /// Opens the control stream to a coordinator that is connected, or is being connected; ready when that one has said its first
+    /// word on it. The link's first [`Link::accept`] is that stream.
     pub async fn dial(&self, home: NodeId) -> Result<PeerLink, HomeError> {
         let peer = peer_id(home).ok_or(HomeError::NotAKey(home))?;
         let (sender, incoming) = mpsc::channel(BACKLOG);
         self.current.send_replace(Some((peer, sender)));
-        let opened = self.handle.streams.clone().open_stream(peer, self.handle.home_protocol()).await;
-        let first = opened.map_err(|error| HomeError::NotReached(error.to_string()))?;
-        Ok(PeerLink::new((home, peer), &self.handle, first, incoming))
+        let shared = Arc::new(Shared::new(self.handle.seed));
+        let opened = open_taken(&self.handle.streams, peer, &self.handle.home_protocol(), &shared).await;
+        let first = opened.map_err(|closed| HomeError::NotReached(closed.reason))?;
+        Ok(PeerLink::new((home, peer), &self.handle, first, incoming, shared))
     }
 }

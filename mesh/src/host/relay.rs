@@ -50,7 +50,7 @@ impl RelayLink {
             status: handle.status(),
             caller: handle.caller(),
             replica: replica.clone(),
-            shared: Arc::default(),
+            shared: Arc::new(Shared::new(handle.seed)),
         })
     }
 

@@ -33,13 +33,18 @@ async fn streams_go_both_ways_between_a_worker_and_its_home_and_end_with_it() {
     let dialer = HomeDialer::new(&host).unwrap();
     host.connect(home.node(), home.addresses.clone()).await.unwrap();
     let scene = async {
-        let (at_worker, at_home) = tokio::join!(dialer.dial(home.node()), homes.next());
-        let (at_worker, at_home) = (Arc::new(at_worker.unwrap()), Arc::new(at_home.unwrap()));
-        assert_eq!((at_worker.peer(), at_home.peer()), (home.node(), id));
         // The first stream is the one that the worker opened.
-        let (mut control, mut accepted) = (at_home.open().await.unwrap(), at_worker.accept().await.unwrap());
-        control.write_all(b"hello").await.unwrap();
-        control.flush().await.unwrap();
+        let takes_in = async {
+            let at_home = homes.next().await.unwrap();
+            let mut control = at_home.open().await.unwrap();
+            control.write_all(b"hello").await.unwrap();
+            control.flush().await.unwrap();
+            (at_home, control)
+        };
+        let (at_worker, (at_home, mut control)) = tokio::join!(dialer.dial(home.node()), takes_in);
+        let (at_worker, at_home) = (Arc::new(at_worker.unwrap()), Arc::new(at_home));
+        assert_eq!((at_worker.peer(), at_home.peer()), (home.node(), id));
+        let mut accepted = at_worker.accept().await.unwrap();
         let mut five = [0; 5];
         accepted.read_exact(&mut five).await.unwrap();
         assert_eq!(&five, b"hello");
@@ -85,4 +90,37 @@ async fn streams_go_both_ways_between_a_worker_and_its_home_and_end_with_it() {
         assert!(control.read_exact(&mut [0]).await.is_err());
     };
     tokio::time::timeout(PATIENCE, scene).await.unwrap();
+}
+
+#[tokio::test]
+async fn workers_that_come_all_at_once_are_all_taken_in() {
+    const WORKERS: u8 = 24;
+    let home = Coordinator::start(&[]).await;
+    let mut homes = Homes::listen(&home.host).unwrap();
+    let taking_in = tokio::spawn(async move {
+        let mut held = Vec::new();
+        while held.len() < usize::from(WORKERS) {
+            let link = homes.next().await.unwrap();
+            let mut control = link.open().await.unwrap();
+            control.write_all(b"hello").await.unwrap();
+            control.flush().await.unwrap();
+            held.push((link, control));
+        }
+        held
+    });
+    // As when another home has died: they are all connected by the time that the first one says anything.
+    let workers: Vec<_> = (0..WORKERS).map(|n| worker(100 + n).0).collect();
+    for host in &workers {
+        host.connect(home.node(), home.addresses.clone()).await.unwrap();
+    }
+    let coming = workers.iter().map(async |host| {
+        let link = HomeDialer::new(host).unwrap().dial(home.node()).await.unwrap();
+        let mut five = [0; 5];
+        link.accept().await.unwrap().read_exact(&mut five).await.unwrap();
+        assert_eq!(&five, b"hello");
+        link
+    });
+    let all = futures_util::future::join_all(coming);
+    let links = tokio::time::timeout(PATIENCE, all).await.unwrap();
+    assert_eq!(links.len(), tokio::time::timeout(PATIENCE, taking_in).await.unwrap().unwrap().len());
 }
