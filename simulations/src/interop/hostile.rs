@@ -81,7 +81,9 @@ async fn requests(lab: Arc<Lab>) -> Result<String> {
         ("2,000 headers", format!("GET {path} HTTP/1.1\r\n{host}{many}\r\n"), &[400, 431]),
         ("CONNECT", format!("CONNECT example.org:443 HTTP/1.1\r\n{host}\r\n"), &[400, 405, 501]),
         ("an absolute target elsewhere", format!("GET http://127.0.0.1:1/ HTTP/1.1\r\n{host}\r\n"), &[400, 404, 421]),
-        ("no HTTP at all", "\x16\x03\x01\x02\x00\x01\x00".to_owned() + "\r\n\r\n", &[400]),
+        ("no HTTP at all", "\x05\x01\x00\r\n\r\n".to_owned(), &[400]),
+        // What begins like TLS may be a node's tunnel, and is answered as TLS is: by an alert.
+        ("no TLS either", "\x16\x03\x01\x00\x05hello".to_owned(), &[]),
         ("HTTP/3.7", format!("GET {path} HTTP/3.7\r\n{host}\r\n"), &[400, 505]),
     ];
     let count = cases.len();
