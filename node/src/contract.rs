@@ -180,12 +180,19 @@ impl Contract {
         self.learn_of(worker_id).await;
         loop {
             match self.at_desk(|desk, _, registry| desk.unregister(registry, worker_id))? {
-                Unregistered::Done { say, answer } => {
+                Unregistered::Done { say, answer, also } => {
                     info!(worker = %worker_id, "an agent has unregistered");
-                    let records = match say {
+                    let mut records = match say {
                         Some(say) => self.say_to_all(worker_id.as_str(), say).await,
                         None => Vec::new(),
                     };
+                    // They ask nobody in their turn: of several holders each knows the others.
+                    let last = Asked { hops: HEARTBEAT_HOPS_MAX - 1, ..asked.clone() };
+                    let others = also.into_iter().filter(|_| asked.hops < HEARTBEAT_HOPS_MAX);
+                    let others = others.map(|other| self.pass_on(other, call, &last));
+                    let answers = futures_util::future::join_all(others).await;
+                    records.extend(answers.into_iter().flatten().flat_map(|answer| answer.records));
+                    records.truncate(RECORDS_MAX);
                     return Ok(Answer { status: 200, body: json(&answer), records });
                 }
                 Unregistered::HeldBy(holder) => {

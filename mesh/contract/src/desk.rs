@@ -123,6 +123,9 @@ pub enum Unregistered {
         say: Option<Body>,
         /// To be answered, with 200.
         answer: UnregisterAnswer,
+        /// Others who are there and speak for it too, since it has just changed hands: the call is for them as well. Who is
+        /// not reached keeps the worker until it times out there.
+        also: Vec<NodeId>,
     },
     /// Another coordinator, which is there, holds it: the call is for that one. If it does not answer, nothing was done, and
     /// the worker times out there.
@@ -274,8 +277,8 @@ impl Desk {
     /// A worker says that it goes.
     pub fn unregister(&mut self, registry: &Registry, worker_id: &WorkerId) -> Result<Unregistered, ContractError> {
         if self.held.remove(worker_id).is_some() {
-            let answer = UnregisterAnswer::new(worker_id);
-            return Ok(Unregistered::Done { say: Some(guest::gone(worker_id)), answer });
+            let (say, answer) = (Some(guest::gone(worker_id)), UnregisterAnswer::new(worker_id));
+            return Ok(Unregistered::Done { say, answer, also: self.rivals(registry, worker_id).collect() });
         }
         if worker_id.native(registry).is_some() {
             return Err(ContractError::NativeNode { worker_id: worker_id.to_string() });
@@ -289,7 +292,7 @@ impl Desk {
             return Err(ContractError::UnknownWorker { worker_id: worker_id.to_string() });
         }
         let say = own.then(|| guest::gone(worker_id));
-        Ok(Unregistered::Done { say, answer: UnregisterAnswer::new(worker_id) })
+        Ok(Unregistered::Done { say, answer: UnregisterAnswer::new(worker_id), also: Vec::new() })
     }
 
     /// When to call [`Desk::handle_timeout`], and why.

@@ -197,7 +197,11 @@ impl Desk {
     }
 
     /// The other coordinators that speak for a worker, and may be there.
-    fn rivals<'a>(&self, registry: &'a Registry, worker_id: &WorkerId) -> impl Iterator<Item = NodeId> + use<'a> {
+    pub(super) fn rivals<'a>(
+        &self,
+        registry: &'a Registry,
+        worker_id: &WorkerId,
+    ) -> impl Iterator<Item = NodeId> + use<'a> {
         let me = self.me;
         let claims = registry.claims_of(worker_id.as_str());
         claims

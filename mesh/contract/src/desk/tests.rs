@@ -323,7 +323,7 @@ fn who_unregisters_is_gone_and_unknown_from_then_on() {
     let mut office = Office::new();
     office.register(at(0), &agent("w")).unwrap();
     let done = office.desk.unregister(&office.said.registry, &worker_id("w")).unwrap();
-    let Unregistered::Done { say: Some(say), answer } = done else { panic!("{done:?}") };
+    let Unregistered::Done { say: Some(say), answer, .. } = done else { panic!("{done:?}") };
     assert_eq!(serde_json::to_value(&answer).unwrap()["status"], "unregistered");
     office.said.say(at(1), 1, &say);
     assert!(office.guest("w").is_none());

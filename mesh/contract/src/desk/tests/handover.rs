@@ -67,6 +67,23 @@ fn a_heartbeat_adopts_where_the_holder_does_not_answer() {
 }
 
 #[test]
+fn a_worker_that_goes_while_two_hold_it_is_gone_at_both() {
+    for last in [0, 1] {
+        let mut world = with_worker(3);
+        // For a moment its holder could not be reached: another took it over.
+        world.apart = Some(0);
+        assert_eq!(world.heartbeat(1, "w", 0), Fate::Noted);
+        world.apart = None;
+        world.run(30);
+        assert_eq!(world.holders("w"), [0, 1]);
+        world.unregister(last, "w");
+        assert_eq!(world.holders("w").len(), 0, "said to {last}");
+        world.run(60);
+        assert_eq!(world.heartbeat(2, "w", 0), Fate::Unknown);
+    }
+}
+
+#[test]
 fn a_coordinator_that_comes_back_and_the_one_that_adopted_agree() {
     for down in [100, 300, 500] {
         let mut world = with_worker(2);

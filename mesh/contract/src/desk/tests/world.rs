@@ -216,6 +216,20 @@ impl World {
         }
     }
 
+    /// An agent goes, and says so to this coordinator, which holds it; the others who hold it are told as well.
+    pub(super) fn unregister(&mut self, n: usize, worker_id: &str) {
+        let it = &mut self.all[n];
+        let done = it.desk.unregister(&it.registry, &super::worker_id(worker_id)).unwrap();
+        let Unregistered::Done { say, also, .. } = done else { panic!("{done:?}") };
+        say.iter().for_each(|body| self.say(n, body));
+        for other in also {
+            let other = self.all.iter().position(|it| it.id == other).unwrap();
+            if self.connected(n, other) && self.holders(worker_id).contains(&other) {
+                self.unregister(other, worker_id);
+            }
+        }
+    }
+
     /// Who holds a worker.
     pub(super) fn holders(&self, worker_id: &str) -> Vec<usize> {
         (0..self.all.len()).filter(|n| self.all[*n].up && self.all[*n].desk.seen(worker_id).is_some()).collect()
