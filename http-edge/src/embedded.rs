@@ -12,6 +12,7 @@ use hedgerow_process::exit::Failure;
 use hedgerow_process::shutdown::Shutdown;
 use hedgerow_proto::id::FederationId;
 use hedgerow_proto::key::SecretKey;
+use hedgerow_proto::registry::Digest;
 use hedgerow_tunnel::link::Link;
 use hedgerow_tunnel::{EntryIdentity, TunnelError};
 use hedgerow_urls::Dialler;
@@ -64,6 +65,11 @@ impl Embedded {
     /// Takes in a node's connection from this address, once it has come up.
     pub fn take_in<L: Link>(&self, handshake: impl Future<Output = Result<L, TunnelError>> + 'static, address: IpAddr) {
         self.tasks.spawn_local(self.gatehouse.clone().take_in(handshake, address));
+    }
+
+    /// The digest of its registry, as it shows it at `/mesh/registry`; nothing before it has one.
+    pub fn digest(&self) -> Option<Digest> {
+        self.shard.common.federation.snapshot().digest
     }
 
     /// Does what there is to do; it stands still while nobody polls this.

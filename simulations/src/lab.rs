@@ -7,19 +7,21 @@
 //! world ─ all of it together                                people ─ the processes in it
 //! course, changes, strike ─ what happens when               verdict ─ what must hold, with figures
 //! doors ─ what coordinators know                            needs ─ whether this machine can do that
+//! same ─ a scenario of the simulation, as the lab plays it
 //! ```
 //!
 //! Nothing stays behind: what is dropped removes its namespaces and ends its processes; the kernel ends the processes of a lab that is
 //! killed; and the next lab removes the namespaces of those that are dead.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use hedgerow_process::exit::Failure;
 use hedgerow_process::shutdown::{Shutdown, Stage};
 use hedgerow_sim_model::nat::can_punch;
+use hedgerow_sim_model::scenario::Scenario as Simulation;
 
 use crate::binaries::Binaries;
 use crate::terminal::{Style, human, say};
@@ -32,6 +34,7 @@ mod needs;
 mod netns;
 mod people;
 mod router;
+mod same;
 mod scenario;
 mod segment;
 pub mod shipped;
@@ -78,8 +81,7 @@ pub async fn run(args: LabArgs) -> Result<()> {
         list();
         return Ok(());
     }
-    needs::check()?;
-    let removed = clean_up()?;
+    let removed = ready()?;
     if args.scenarios == [CLEAN] {
         say(format!("removed {removed} of labs that are dead"));
         return Ok(());
@@ -96,8 +98,8 @@ pub async fn run(args: LabArgs) -> Result<()> {
         let (binaries, shutdown, logs) = (binaries.clone(), shutdown.clone(), args.logs.clone());
         let one = One { name: name.clone(), scenario, binaries, keep: args.keep, logs };
         match one.on_a_thread(shutdown.clone()).await {
-            Ok(true) => {}
-            Ok(false) => failed.push(name),
+            Ok(played) if played.holds() => {}
+            Ok(_) => failed.push(name),
             // The others are played all the same.
             Err(error) if shutdown.stage() == Stage::Running => {
                 say(format!("{name}: {error:#}"));
@@ -113,6 +115,31 @@ pub async fn run(args: LabArgs) -> Result<()> {
         [] => Ok(()),
         names => bail!("what must hold does not: {}", names.join(", ")),
     }
+}
+
+/// Whether this machine can do that; what dead labs have left is removed. How much that was.
+pub(crate) fn ready() -> Result<usize> {
+    needs::check()?;
+    clean_up()
+}
+
+/// Whether the lab can play a scenario of the simulation; why not, if it cannot.
+pub(crate) fn can_play(simulation: &Simulation) -> Result<(), String> {
+    same::of(simulation).map(|_| ())
+}
+
+/// Plays a scenario of the simulation for its times: until all had joined, until half of the changes were everywhere, until all
+/// agreed after the last fault.
+pub(crate) async fn measure(
+    name: &str,
+    simulation: &Simulation,
+    binaries: &Binaries,
+    logs: Option<PathBuf>,
+    shutdown: &Shutdown,
+) -> Result<[Result<Duration, String>; 3]> {
+    let scenario = same::of(simulation).map_err(Failure::usage)?;
+    let one = One { name: name.to_owned(), scenario, binaries: binaries.clone(), keep: false, logs };
+    Ok(one.on_a_thread(shutdown.clone()).await?.times)
 }
 
 fn list() {
@@ -155,6 +182,20 @@ fn clean_up() -> Result<usize> {
     Ok(removed)
 }
 
+/// What came of it.
+struct Played {
+    figures: Vec<Figure>,
+    /// See [`measure`].
+    times: [Result<Duration, String>; 3],
+}
+
+impl Played {
+    /// Whether all holds that must, and there is something.
+    fn holds(&self) -> bool {
+        !self.figures.is_empty() && self.figures.iter().all(|figure| figure.holds)
+    }
+}
+
 /// One scenario that is to be played.
 struct One {
     name: String,
@@ -165,15 +206,15 @@ struct One {
 }
 
 impl One {
-    /// Plays it on a thread of its own, which may enter namespaces; whether all holds that must. The first Ctrl-C ends it, with everything
+    /// Plays it on a thread of its own, which may enter namespaces; what came of it. The first Ctrl-C ends it, with everything
     /// that it has made.
-    async fn on_a_thread(self, shutdown: Shutdown) -> Result<bool> {
+    async fn on_a_thread(self, shutdown: Shutdown) -> Result<Played> {
         let (done, result) = tokio::sync::oneshot::channel();
         std::thread::Builder::new().name("lab".to_owned()).spawn(move || done.send(self.play(&shutdown)))?;
         result.await.map_err(|_| anyhow!("the thread of the lab panicked"))?
     }
 
-    fn play(&self, shutdown: &Shutdown) -> Result<bool> {
+    fn play(&self, shutdown: &Shutdown) -> Result<Played> {
         let style = Style::detect();
         say(format!("{}: {}", style.bold(&self.name), self.scenario.about));
         let began = Instant::now();
@@ -195,25 +236,27 @@ impl One {
                 }
             })
         })?;
-        say(match played.iter().filter(|figure| !figure.holds).count() {
-            0 if played.is_empty() => style.red(format!("{} measures nothing: its [must] asks for nothing", self.name)),
+        say(match played.figures.iter().filter(|figure| !figure.holds).count() {
+            0 if played.figures.is_empty() => {
+                style.red(format!("{} measures nothing: its [must] asks for nothing", self.name))
+            }
             0 => style.green(format!("{} holds, with {nodes} nodes, after {}", self.name, human(began.elapsed()))),
             wrong => {
                 let look = if self.logs.is_none() { "; --logs DIR keeps the logs" } else { "" };
-                style.red(format!("{} does not hold: {wrong} of {} figures{look}", self.name, played.len()))
+                style.red(format!("{} does not hold: {wrong} of {} figures{look}", self.name, played.figures.len()))
             }
         });
-        Ok(!played.is_empty() && played.iter().all(|figure| figure.holds))
+        Ok(played)
     }
 
-    async fn play_in(&self, world: &World, shutdown: &Shutdown, style: Style) -> Result<Vec<Figure>> {
+    async fn play_in(&self, world: &World, shutdown: &Shutdown, style: Style) -> Result<Played> {
         let people = People::start(world, &self.scenario, &self.binaries).await?;
-        let figures = self.course(world, &people, style).await;
+        let played = self.course(world, &people, style).await;
         if let Some(logs) = &self.logs {
             keep_logs(people.workdir().path(), &logs.join(&self.name))?;
         }
-        match &figures {
-            Ok(figures) => figures.iter().for_each(|figure| figure.say(style)),
+        match &played {
+            Ok(played) => played.figures.iter().for_each(|figure| figure.say(style)),
             Err(error) => {
                 say(format!("{} {error:#}", style.red("FAIL")));
                 say(people.workdir().log_tails(LOG_LINES).trim_end());
@@ -223,10 +266,10 @@ impl One {
             self.tell_where(world, &people);
             shutdown.draining().await;
         }
-        figures
+        played
     }
 
-    async fn course(&self, world: &World, people: &People, style: Style) -> Result<Vec<Figure>> {
+    async fn course(&self, world: &World, people: &People, style: Style) -> Result<Played> {
         let joined = match self.scenario.must.join_within {
             Some(within) if people.coordinators().next().is_some() => doors::agree(people, within.0 * 4)
                 .await
@@ -240,7 +283,10 @@ impl One {
             first_request(world)?;
         }
         let happened = course::play(&self.scenario, world, people, style).await?;
-        verdict::judge(&self.scenario, world, people, joined, &happened).await
+        let agreed = happened.agreed.clone().unwrap_or_else(|| Err("nobody looked whether all agreed".to_owned()));
+        let times = [joined.clone(), verdict::known(&happened, 0.5), agreed];
+        let figures = verdict::judge(&self.scenario, world, people, joined, &happened).await?;
+        Ok(Played { figures, times })
     }
 
     fn tell_where(&self, world: &World, people: &People) {

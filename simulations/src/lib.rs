@@ -10,6 +10,7 @@
 //! federation ─ entry + nodes + services + agents as processes
 //! demo, interop, bench ─ what a person runs
 //! lab ─ the same binaries in network namespaces, behind routers, over lines with delay and loss
+//! parity ─ one scenario in the lab and in virtual time, side by side
 //! simulate ─ run, sweep, replay and plot simulations; these are in crates of their own
 //! ```
 
@@ -22,6 +23,7 @@ pub mod federation;
 pub mod guard;
 pub mod interop;
 pub mod lab;
+pub mod parity;
 pub mod process;
 pub mod service;
 pub mod simulate;

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use hedgerow_process::exit::{Failure, report};
 use hedgerow_process::{cli, logging};
 use hedgerow_sim::simulate::{plot, replay, run as simulation, sweep};
-use hedgerow_sim::{agent, bench, demo, guard, interop, lab, service};
+use hedgerow_sim::{agent, bench, demo, guard, interop, lab, parity, service};
 
 /// Runs Hedgerow: simulated in virtual time, or as real processes; and says what it did.
 #[derive(Debug, Parser)]
@@ -32,6 +32,8 @@ enum Command {
     Interop(interop::InteropArgs),
     /// Real binaries behind real routers, in network namespaces; without a scenario, lists what there is. Needs root
     Lab(lab::LabArgs),
+    /// The same scenario in virtual time and in the lab, and how their times compare. Needs root
+    Parity(parity::ParityArgs),
     /// What a request costs, beside what it costs others
     Bench(bench::BenchArgs),
     /// One small HTTP service, for behind a worker
@@ -66,6 +68,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench(args) => on_runtime(bench::run(args)),
         Command::Interop(args) => on_runtime(interop::run(args)),
         Command::Lab(args) => on_runtime(lab::run(args)),
+        Command::Parity(args) => on_runtime(parity::run(args)),
         Command::Agent(args) => on_runtime(agent::run(args)),
         Command::Service(args) => on_runtime(service::run(args)),
     }

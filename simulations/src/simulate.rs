@@ -5,6 +5,7 @@
 //! engine   ─ one run of one level, whichever that is
 //! core, full ─ the levels: in this process, or in one for each run
 //! run, sweep, replay, plot ─ the commands
+//! once     ─ one run for others who want its figures
 //! finished ─ which runs a sweep has behind it, on disk
 //! gate     ─ how many runs may go on at once
 //! failure  ─ what is told when something was wrong: the faults made fewer, and how to see it again
@@ -25,6 +26,7 @@ mod files;
 mod finished;
 mod full;
 mod gate;
+pub(crate) mod once;
 pub mod plot;
 pub mod replay;
 mod report;

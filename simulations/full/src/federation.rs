@@ -6,10 +6,12 @@
 //!  entry    one entry: the product's, without sockets
 //!  service  what the nodes offer, on their machines, by hyper
 //!  clients  ask, by hyper
+//!  changes  agents of the existing contract that come and go
 //!  evidence what was asked, what ran, what was answered
 //!  process  what can be stopped, slowed and killed
 //! ```
 
+mod changes;
 mod clients;
 mod clock;
 mod entry;

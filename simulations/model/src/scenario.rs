@@ -87,6 +87,9 @@ pub struct Scenario {
     /// What clients ask.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load: Option<Load>,
+    /// What changes in the registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Changes>,
     /// Faults at a time of their own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub timeline: Vec<Timed>,
@@ -282,6 +285,22 @@ impl Default for Load {
     }
 }
 
+/// Agents of the existing contract that register at one coordinator after another, from when all have joined.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Changes {
+    /// From then on.
+    #[serde(default)]
+    pub from: Span,
+    /// One after so long.
+    pub every: Span,
+    /// How many.
+    pub count: usize,
+    /// So many stay: with each that registers beyond them the oldest one leaves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaves_after: Option<usize>,
+}
+
 /// A fault at a time of its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -375,6 +394,16 @@ impl Scenario {
             share("load.once", load.once)?;
         }
         let quiet_from = self.duration.0 - self.settle.0;
+        if let Some(changes) = &self.changes {
+            if self.levels.contains(&Level::Core) {
+                return Err("there are [changes], which the core level does not make: levels = [\"full\"]".into());
+            }
+            let count = u32::try_from(changes.count).unwrap_or(u32::MAX);
+            let lasts = changes.every.0.saturating_mul(count).saturating_add(changes.from.0);
+            if lasts.saturating_add(self.population.joins_over.0) > quiet_from {
+                return Err("the changes go on into the time to settle".into());
+            }
+        }
         for timed in &self.timeline {
             timed.fault.check()?;
             let end = timed.at.0 + timed.lasts.map_or(std::time::Duration::ZERO, |lasts| lasts.0);
@@ -451,6 +480,8 @@ mod tests {
             ("[population]\ncoordinators = 0", "coordinators"),
             ("[network]\nloss = 1.5", "loss"),
             ("[network.latency]\nkind = 'regions'\nshares = [0.5, 0.5]\nmatrix-ms = [[1.0]]", "needs a row"),
+            ("[changes]\nevery = '1s'\ncount = 1", "core level"),
+            ("levels = ['full']\n[changes]\nevery = '1s'\ncount = 200", "settle"),
             ("[[timeline]]\nat = '4m 50s'\nfault = { kind = 'crash' }", "settle"),
             (
                 "[[random]]\nper-minute = -1.0\nlasts-min = '1s'\nlasts-max = '2s'\nfault = { kind = 'crash' }",

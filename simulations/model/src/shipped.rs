@@ -51,6 +51,7 @@ pub const SHIPPED: &[Shipped] = shipped! {
     "clones"
     "byzantine"
     "sybil"
+    "parity"
     "everything"
 };
 

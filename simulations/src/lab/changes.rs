@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use futures_util::future::join_all;
+use hedgerow_sim_model::scenario::Changes;
 use tokio::time::sleep_until;
 
 use super::doors::Door;
 use super::people::People;
-use super::scenario::Changes;
 use super::world::World;
 
 /// How often each coordinator is asked whom it knows, while it does not know everybody.

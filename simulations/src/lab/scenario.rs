@@ -6,6 +6,7 @@ use std::path::Path;
 
 use hedgerow_process::config;
 use hedgerow_process::exit::Failure;
+use hedgerow_sim_model::scenario::Changes;
 use hedgerow_sim_model::span::Span;
 use serde::Deserialize;
 
@@ -123,22 +124,6 @@ impl Default for Load {
     fn default() -> Self {
         Self { clients: 8, rest: Span::millis(20), by_id: false }
     }
-}
-
-/// Agents of the existing contract that register at one coordinator after another.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub(super) struct Changes {
-    /// From then on.
-    #[serde(default)]
-    pub(super) from: Span,
-    /// One after so long.
-    pub(super) every: Span,
-    /// How many.
-    pub(super) count: usize,
-    /// So many stay: with each that registers beyond them the oldest one leaves.
-    #[serde(default)]
-    pub(super) leaves_after: Option<usize>,
 }
 
 /// A fault at a time of its own.

@@ -174,7 +174,8 @@ async fn nothing_lost(world: &World, people: &People, happened: &Happened) -> Re
     Ok(Figure { name: "changes", value, bound: "none".to_owned(), holds: lost.is_empty() && risen.is_empty() })
 }
 
-fn known(happened: &Happened, share: f64) -> Result<Duration, String> {
+/// Until such a share of the changes was everywhere.
+pub(super) fn known(happened: &Happened, share: f64) -> Result<Duration, String> {
     let never = happened.changes.iter().filter(|changed| changed.known_after.is_none()).count();
     if never > 0 {
         return Err(format!("{never} of {} never reached all", happened.changes.len()));

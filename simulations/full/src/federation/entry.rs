@@ -1,11 +1,13 @@
 //! One entry of the domain: the product's, without sockets, over the simulated network; and the node's way to it.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use hedgerow_entry::embedded::Embedded;
 use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::key::SecretKey;
+use hedgerow_proto::registry::Digest;
 use hedgerow_tunnel::link::{BoxFuture, Link, LinkClosed};
 use hedgerow_tunnel::{Directory, Target, TunnelError, Way};
 use tokio::task::JoinHandle;
@@ -28,6 +30,7 @@ pub(super) struct Entry {
 
 /// An entry that runs.
 pub(super) struct RunningEntry {
+    embedded: Rc<Embedded>,
     task: JoinHandle<()>,
 }
 
@@ -46,14 +49,15 @@ impl Entry {
     pub(super) fn start(&self, network: &Network, incarnation: u64) -> Result<RunningEntry, NodeError> {
         let start = |reason: String| NodeError::Start { node: self.node, reason };
         let embedded = Embedded::new(self.key.clone(), self.federation, incarnation, self.tunnels());
-        let embedded = embedded.map_err(|failure| start(failure.to_string()))?;
+        let embedded = Rc::new(embedded.map_err(|failure| start(failure.to_string()))?);
         let listen = |port| network.listen(self.node, port).map_err(|error| start(error.to_string()));
         let (http, tunnels) = (listen(HTTP_PORT)?, listen(TUNNEL_PORT)?);
         let (network, me) = (network.clone(), self.key.id());
+        let running = embedded.clone();
         let task = tokio::task::spawn_local(async move {
             let clients = async {
                 while let Ok((stream, from)) = http.accept().await {
-                    embedded.serve_client(stream, from);
+                    running.serve_client(stream, from);
                 }
             };
             let nodes = async {
@@ -61,19 +65,24 @@ impl Entry {
                     // One that says nothing holds up nobody but itself.
                     let network = network.clone();
                     let link = async move { accept_link(&network, first, me, from).await.map_err(not_reached) };
-                    embedded.take_in(link, from.ip());
+                    running.take_in(link, from.ip());
                 }
             };
             tokio::select! {
-                never = embedded.run() => match never {},
+                never = running.run() => match never {},
                 ((), ()) = async { tokio::join!(clients, nodes) } => {}
             }
         });
-        Ok(RunningEntry { task })
+        Ok(RunningEntry { embedded, task })
     }
 }
 
 impl RunningEntry {
+    /// Of its registry.
+    pub(super) fn digest(&self) -> Option<Digest> {
+        self.embedded.digest()
+    }
+
     /// Kills it.
     pub(super) async fn kill(self) {
         self.task.abort();

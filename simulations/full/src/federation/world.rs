@@ -15,6 +15,7 @@ use hedgerow_sim_model::results::{Sample, Violation};
 use hedgerow_sim_model::scenario::{LimitsName, Scenario};
 use tracing::{info, warn};
 
+use super::changes;
 use super::clients::{self, Question};
 use super::clock::MachineClock;
 use super::entry::{Entry, RunningEntry};
@@ -30,6 +31,8 @@ mod view;
 
 /// How often things are looked at.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often it is looked whether all agree, and who knows of a change, while that is waited for.
+const WATCH_INTERVAL: Duration = Duration::from_millis(20);
 /// How often nodes are told of coordinators, as an entry does.
 const TELL_INTERVAL: Duration = Duration::from_secs(5);
 /// How many coordinators they are told of.
@@ -121,6 +124,8 @@ enum Action {
     End(usize),
     Tell,
     Look,
+    Change,
+    Watch,
     Remember,
     Finish,
 }
@@ -145,6 +150,17 @@ struct EntryPlace {
     runs: u64,
 }
 
+/// When all coordinators, and the entries, had one registry.
+#[derive(Debug, Default)]
+struct Agreement {
+    /// The last of them was started.
+    joined_at: Duration,
+    /// After that, for the first time.
+    after_joining: Option<Duration>,
+    /// After the last fault, for the first time.
+    after_faults: Option<Duration>,
+}
+
 struct World {
     settings: Settings,
     layout: Layout,
@@ -162,6 +178,8 @@ struct World {
     drifts: BTreeMap<usize, i32>,
     /// What everybody had said a while before the end.
     said: Vec<view::Said>,
+    changes: changes::Made,
+    agreement: Agreement,
     series: Vec<Sample>,
     restarts: u64,
 }
@@ -187,6 +205,8 @@ impl World {
             faults_now: 0,
             drifts: BTreeMap::new(),
             said: Vec::new(),
+            changes: changes::Made::default(),
+            agreement: Agreement::default(),
             series: Vec::new(),
             restarts: 0,
             settings,
@@ -250,8 +270,17 @@ impl World {
         for node in self.layout.coordinators.start..self.layout.workers.end {
             let first = node == self.layout.coordinators.start;
             let at = if first { Duration::ZERO } else { joins_over.mul_f64(self.random.f64()) };
+            if self.layout.coordinators.contains(&node) {
+                self.agreement.joined_at = self.agreement.joined_at.max(at);
+            }
             self.schedule(at, Action::Start(node));
         }
+        if let Some(changes) = self.settings.scenario.changes.clone() {
+            for number in 1..=changes.count as u32 {
+                self.schedule(joins_over + changes.from.0 + changes.every.0 * number, Action::Change);
+            }
+        }
+        self.schedule(self.agreement.joined_at, Action::Watch);
         for index in 0..self.plan.incidents.len() {
             let Incident { at, until, .. } = self.plan.incidents[index];
             self.schedule(at.0, Action::Begin(index));
@@ -295,6 +324,11 @@ impl World {
                     let sample = self.look();
                     self.series.push(sample);
                     self.schedule(at + SAMPLE_INTERVAL, Action::Look);
+                }
+                Action::Change => self.change(),
+                Action::Watch => {
+                    self.watch();
+                    self.schedule(at + WATCH_INTERVAL, Action::Watch);
                 }
                 Action::Remember => self.said = self.what_all_say(),
                 Action::Finish => break,

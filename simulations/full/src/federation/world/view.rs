@@ -10,7 +10,7 @@ use hedgerow_sim_model::results::{Sample, Violation};
 
 use super::super::evidence::Asked;
 use super::super::node::Running;
-use super::World;
+use super::{Agreement, World};
 use crate::time;
 
 /// Once nothing is wrong any more, every request is served after this: tunnels are back within seconds, and what hangs on a lease
@@ -61,6 +61,47 @@ impl World {
 
     fn all_running(&self) -> impl Iterator<Item = (u32, &Running)> {
         self.places.iter().filter_map(|(node, place)| Some((*node, place.running.as_ref()?)))
+    }
+
+    pub(super) fn coordinators_running(&self) -> Vec<(u32, &Running)> {
+        self.all_running().filter(|(_, running)| running.coordinates()).collect()
+    }
+
+    /// The next change.
+    pub(super) fn change(&mut self) {
+        let Some(changes) = self.settings.scenario.changes.clone() else { return };
+        let mut made = std::mem::take(&mut self.changes);
+        made.next(&changes, &self.coordinators_running());
+        self.changes = made;
+    }
+
+    /// Notes what is waited for, if it has come.
+    pub(super) fn watch(&mut self) {
+        let now = time::now().since_origin();
+        let mut made = std::mem::take(&mut self.changes);
+        let coordinators = self.coordinators_running();
+        made.look(&coordinators);
+        let awaited = self.agreement.after_joining.is_none()
+            || (self.agreement.after_faults.is_none() && now >= self.faults_over_at());
+        let agree = awaited
+            && coordinators.len() == self.layout.coordinators.len()
+            && coordinators.windows(2).all(|two| two[0].1.digest() == two[1].1.digest())
+            && self.entries.values().filter_map(|place| place.running.as_ref()).all(|entry| {
+                entry
+                    .digest()
+                    .is_some_and(|digest| coordinators.first().is_none_or(|(_, first)| first.digest() == digest))
+            });
+        if agree {
+            self.agreement.after_joining.get_or_insert(now);
+            if now >= self.faults_over_at() {
+                self.agreement.after_faults.get_or_insert(now);
+            }
+        }
+        self.changes = made;
+    }
+
+    fn faults_over_at(&self) -> Duration {
+        self.plan.over_at().max(self.settings.scenario.population.joins_over.0)
     }
 
     fn digests(&self) -> BTreeMap<[u8; 32], u32> {
@@ -115,9 +156,6 @@ impl World {
 
     pub(super) fn figures(&self) -> BTreeMap<String, f64> {
         let traffic = self.network.traffic();
-        let over_at = self.plan.over_at().max(self.settings.scenario.population.joins_over.0).as_secs_f64();
-        let mut after = self.series.iter().filter(|sample| sample.t_s >= over_at);
-        let agreed = after.find(|sample| sample.digests <= 1).map(|sample| sample.t_s - over_at);
         let asked = self.evidence.counts();
         let mut figures = BTreeMap::from([
             ("requests".to_owned(), asked.requests as f64),
@@ -129,9 +167,20 @@ impl World {
             ("bytes".to_owned(), traffic.bytes as f64),
             ("stopped_by_themselves".to_owned(), self.restarts as f64),
         ]);
-        // How long it took until all had the same registry, once nothing was wrong any more. With very many coordinators there
-        // is always some lease on its way.
+        let since = |from: Duration| move |at: Duration| at.saturating_sub(from).as_secs_f64();
+        let Agreement { joined_at, after_joining, after_faults } = self.agreement;
+        // With very many coordinators there is always some lease on its way.
+        figures.extend(after_joining.map(since(joined_at)).map(|after| ("joined_after_s".to_owned(), after)));
+        let agreed = after_faults.map(since(self.faults_over_at()));
         figures.extend(agreed.map(|after| ("agreed_after_s".to_owned(), after)));
+        if self.settings.scenario.changes.is_some() {
+            let (after, never) = self.changes.known_after(self.layout.coordinators.len());
+            figures.insert("changes_not_known".to_owned(), never as f64);
+            for (name, share) in [("change_p50_s", 0.5), ("change_p99_s", 0.99)] {
+                let nearest = ((after.len() as f64 * share).ceil() as usize).saturating_sub(1);
+                figures.extend(after.get(nearest).map(|after| (name.to_owned(), after.as_secs_f64())));
+            }
+        }
         figures
     }
 
@@ -161,6 +210,9 @@ impl World {
                 }
                 _ => {}
             }
+        }
+        for (node, what) in self.changes.wrong(&self.coordinators_running()) {
+            wrong.push(violation("agents", node, what));
         }
         for (id, asked) in self.evidence.ran_twice() {
             wrong.push(violation(
