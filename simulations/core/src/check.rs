@@ -1,7 +1,6 @@
 //! What must hold. Safety at every step: nothing forged, nothing that goes back, nothing that comes back from the dead, nobody kept
 //! alive by others, nothing run twice. Liveness at the end, when faults have been over for as long as the scenario says.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use hedgerow_proto::registry::{Presence, Registry};
 use crate::book::{Ended, Key};
 use crate::entry::Entry;
 use crate::message::RequestNumber;
+use crate::safety;
 use crate::world::{Process, World};
 
 /// With so many nodes or fewer every change of a replica is looked at.
@@ -25,9 +25,6 @@ const ONE_OF_NODES: u64 = 16;
 const KNOWN_AFTER: Duration = Duration::from_secs(10);
 /// A node that has been up for so long must be reached.
 const REACHED_AFTER: Duration = Duration::from_secs(30);
-/// How long beside its lease a coordinator may seem to be there that is not: what was under way, and a second lease for one that
-/// was learned of in bulk.
-const LEASE_SLACK: Duration = Duration::from_secs(90);
 /// What coordinators say to each other in the last half minute, for each, when nothing is wrong: leases at their highest rate to
 /// and from a dozen neighbours, and a synchronisation a second.
 const IDLE_BYTES_PER_SECOND_MAX: f64 = 96.0 * 1024.0;
@@ -93,7 +90,7 @@ impl Checker {
                 }
             }
             if changes.is_multiple_of(ONE_OF) {
-                bounded(registry, &mut wrong);
+                wrong.extend(safety::bounded(registry)); // Looks at every node, and so not at every step.
             }
         }
         world.checker.seen[node as usize].held = held;
@@ -198,32 +195,11 @@ fn look_at_writer(
     }
     let trusted = !world.book.untrusted.contains(&id);
     let now: Vec<Signed> = registry.records_of(&id).cloned().collect();
-    let left = now.iter().find(|signed| signed.kind() == Kind::LEAVE).map(Signed::version);
-    let same_key = |one: &Signed, other: &Signed| (one.kind(), one.subject()) == (other.kind(), other.subject());
-    for signed in &now {
-        let (kind, version, hash) = (signed.kind(), signed.version(), signed.hash());
-        let name = || format!("{kind:?} of {} at {version:?}", id.short());
-        if trusted && !world.book.has_signed(hash) {
-            wrong.push(("forged", format!("{} is here, and its writer never said it", name())));
-        }
-        if kind != Kind::LEAVE && left.is_some_and(|left| version <= left) {
-            wrong.push(("resurrected", format!("{} is here, and its writer has left at {left:?}", name())));
-        }
-        if let Some(old) = before.iter().find(|old| same_key(old, signed))
-            && (version, Reverse(hash)) < (old.version(), Reverse(old.hash()))
-        {
-            wrong.push(("went-back", format!("{} is here, and {:?} was", name(), old.version())));
-        }
+    for signed in now.iter().filter(|signed| trusted && !world.book.has_signed(signed.hash())) {
+        let (kind, version) = (signed.kind(), signed.version());
+        wrong.push(("forged", format!("{kind:?} of {} at {version:?} is here, and its writer never said it", id.short())));
     }
-    // What was here and is not any more: only a Leave explains that, in runs that are shorter than what marks are kept for.
-    if trusted && *registry.limits() == Limits::PRODUCTION {
-        for old in before.iter().filter(|old| !now.iter().any(|signed| same_key(old, signed))) {
-            if left.is_none_or(|left| old.version() > left) {
-                let what = format!("{:?} of {} at {:?} was here, and is not", old.kind(), id.short(), old.version());
-                wrong.push(("vanished", what));
-            }
-        }
-    }
+    wrong.extend(safety::went_on(id, before, &now, trusted && *registry.limits() == Limits::PRODUCTION));
     *before = now;
 }
 
@@ -237,8 +213,7 @@ fn lives_on(world: &World, registry: &Registry, node: u32, id: NodeId, index: u3
         return None;
     }
     let now = world.net.now;
-    let ttl = registry.limits().lease_ttl(registry.coordinators_known().max(1));
-    let bound = ttl * 2 + LEASE_SLACK;
+    let bound = safety::seems_there_max(registry);
     let here = &world.machines[node as usize];
     // After a suspend, and from a snapshot, leases run once more.
     let excused = here.jumped_at.is_some_and(|at| now - at < bound) || (here.restored && now - here.up_since < bound);
@@ -250,17 +225,6 @@ fn lives_on(world: &World, registry: &Registry, node: u32, id: NodeId, index: u3
             registry.presence(&id)
         )
     })
-}
-
-/// No more than the limits say. Looks at every node, and so not at every step.
-fn bounded(registry: &Registry, wrong: &mut Vec<(&'static str, String)>) {
-    let limits = registry.limits();
-    let workers = registry.nodes().filter(|record| record.node().is_some_and(|node| node.roles.works())).count();
-    let coordinators = registry.coordinators_known();
-    // A node that is both counts as a coordinator.
-    if coordinators > limits.coordinators_max || workers > limits.workers_max + limits.coordinators_max {
-        wrong.push(("over-a-limit", format!("{coordinators} coordinators and {workers} workers are held")));
-    }
 }
 
 /// What everybody should know by now: of those who are there, what they said last; of the others, the newest that anybody knows.

@@ -25,6 +25,7 @@ mod mesh;
 mod message;
 mod narrator;
 mod net;
+pub mod safety;
 mod sample;
 mod settings;
 mod verify;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hedgerow_proto::id::{FederationId, ServiceName};
+use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
 use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::record::{Candidacy, Roles};
 use hedgerow_sim_model::links::Links;
@@ -27,6 +27,7 @@ use crate::net::transport::Security;
 use crate::time;
 
 mod faults;
+mod safety;
 mod view;
 
 /// How often things are looked at.
@@ -136,6 +137,8 @@ struct Place {
     /// It runs on through restarts of the node.
     clock: Arc<MachineClock>,
     running: Option<Running>,
+    /// Its key's, once it has run.
+    id: Option<NodeId>,
     /// It should run, if nothing is in the way.
     wanted: bool,
     /// Other nodes run with its key.
@@ -179,6 +182,7 @@ struct World {
     /// What everybody had said a while before the end.
     said: Vec<view::Said>,
     changes: changes::Made,
+    seen: safety::Seen,
     agreement: Agreement,
     series: Vec<Sample>,
     restarts: u64,
@@ -206,6 +210,7 @@ impl World {
             drifts: BTreeMap::new(),
             said: Vec::new(),
             changes: changes::Made::default(),
+            seen: safety::Seen::default(),
             agreement: Agreement::default(),
             series: Vec::new(),
             restarts: 0,
@@ -247,7 +252,7 @@ impl World {
         let shown = Duration::from_secs(1000) + population.clock_offset_max.0.mul_f64(random.f64());
         let ppm = i32::try_from(population.clock_drift_ppm_max).unwrap_or(i32::MAX);
         let clock = Arc::new(MachineClock::new(shown, random.i32(-ppm..=ppm)));
-        Place { plan, clock, running: None, wanted: false, cloned: false }
+        Place { plan, clock, running: None, id: None, wanted: false, cloned: false }
     }
 
     fn federation(&self) -> FederationId {
@@ -321,6 +326,7 @@ impl World {
                 }
                 Action::Look => {
                     self.restart_failed().await?;
+                    self.look_for_harm();
                     let sample = self.look();
                     self.series.push(sample);
                     self.schedule(at + SAMPLE_INTERVAL, Action::Look);
@@ -393,6 +399,8 @@ impl World {
             Ok(running) => {
                 info!(node, id = %running.id(), "starts");
                 network.note(node, &running.id().0);
+                place.id = Some(running.id());
+                self.seen.begins_anew(node);
                 place.running = Some(running);
                 self.tell(node);
             }
@@ -470,7 +478,7 @@ impl World {
             events,
             series: self.series.clone(),
             figures: self.figures(),
-            violations: self.wrong_at_the_end(),
+            violations: self.seen.violations.iter().cloned().chain(self.wrong_at_the_end()).collect(),
             neighbours: self.neighbours(),
         }
     }

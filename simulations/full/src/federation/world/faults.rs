@@ -48,6 +48,7 @@ impl World {
                     place.clock.jump(by.0);
                 }
                 self.with_process(node, |process| process.set_wall_skew(by.0));
+                self.seen.begins_anew(node);
             }
             Effect::ClockDrift { node, ppm } => {
                 if let Some(place) = self.places.get(&node) {
@@ -80,12 +81,16 @@ impl World {
                 self.start_entry(node)?;
                 self.start(node);
             }
-            Effect::Pause { node } => self.with_process(node, |process| process.go_on()),
+            Effect::Pause { node } => {
+                self.with_process(node, |process| process.go_on());
+                self.seen.begins_anew(node);
+            }
             Effect::Suspend { node } => {
                 if let Some(place) = self.places.get(&node) {
                     place.clock.was_suspended(until.unwrap_or(at).0.saturating_sub(at.0));
                 }
                 self.with_process(node, |process| process.go_on());
+                self.seen.begins_anew(node);
             }
             Effect::ClockDrift { node, .. } => {
                 if let Some((place, ppm)) = self.places.get(&node).zip(self.drifts.remove(&index)) {
@@ -135,6 +140,7 @@ impl World {
     fn clone_node(&mut self, of: u32, node: u32) -> Result<(), NodeError> {
         let Some(original) = self.places.get_mut(&of) else { return Ok(()) };
         original.cloned = true;
+        original.id.into_iter().for_each(|id| self.seen.is_cloned(id));
         let plan = original.plan.clone();
         let Some(copy) = self.places.get_mut(&node) else { return Ok(()) };
         copy.cloned = true;

@@ -59,7 +59,7 @@ impl World {
         })
     }
 
-    fn all_running(&self) -> impl Iterator<Item = (u32, &Running)> {
+    pub(super) fn all_running(&self) -> impl Iterator<Item = (u32, &Running)> {
         self.places.iter().filter_map(|(node, place)| Some((*node, place.running.as_ref()?)))
     }
 
