@@ -197,7 +197,10 @@ fn look_at_writer(
     let now: Vec<Signed> = registry.records_of(&id).cloned().collect();
     for signed in now.iter().filter(|signed| trusted && !world.book.has_signed(signed.hash())) {
         let (kind, version) = (signed.kind(), signed.version());
-        wrong.push(("forged", format!("{kind:?} of {} at {version:?} is here, and its writer never said it", id.short())));
+        wrong.push((
+            "forged",
+            format!("{kind:?} of {} at {version:?} is here, and its writer never said it", id.short()),
+        ));
     }
     wrong.extend(safety::went_on(id, before, &now, trusted && *registry.limits() == Limits::PRODUCTION));
     *before = now;

@@ -140,6 +140,31 @@ proptest! {
     }
 }
 
+/// Two halves of a mesh that were parted, each of which has news: what they say to each other is at most twice what differed and
+/// 32 KiB.
+#[test]
+fn after_a_partition_a_pair_moves_little_more_than_what_differs() {
+    for (records, differ) in
+        [(60, 40), (200, 100), (1200, 10), (1200, 60), (1200, 300), (6000, 60), (6000, 600), (6000, 3000)]
+    {
+        let all = &thousands()[..records];
+        // Those that only the first half has, and those that only the second one has, all over the tree.
+        let step = records / differ;
+        let lacks = |here: usize| move |n: usize| n.is_multiple_of(step) && n / step < differ && n / step % 2 == here;
+        let without = |lacks: &dyn Fn(usize) -> bool| {
+            let kept = all.iter().enumerate().filter(|(n, _)| !lacks(*n)).map(|(_, signed)| signed.clone());
+            of(&kept.collect::<Vec<_>>())
+        };
+        let (mut one, mut two) = (without(&lacks(0)), without(&lacks(1)));
+        let (sent, answered) = synchronise(at(START), &mut one, &mut two);
+        assert_eq!(one.digest(), two.digest());
+        let moved = sent.bytes_sent + answered.bytes_sent;
+        let differed: usize = (0..records).filter(|n| lacks(0)(*n) || lacks(1)(*n)).map(|n| all[n].bytes().len()).sum();
+        let most = 2 * differed + 32 * 1024;
+        assert!(moved <= most, "{differ} of {records} records differed, {differed} bytes, and {moved} moved");
+    }
+}
+
 #[test]
 fn an_empty_replica_catches_up_in_bulk_and_in_both_directions() {
     for initiator_is_empty in [true, false] {
