@@ -14,6 +14,7 @@ use libp2p::{StreamProtocol, allow_block_list, connection_limits, identify, kad,
 
 use super::exchange::PeerCodec;
 use super::frugal::Frugal;
+use super::lan::Lan;
 use super::{HostError, Replication};
 
 /// Connections that strangers may be opening at once.
@@ -124,6 +125,7 @@ pub(super) struct Behaviour {
     pub(super) identify: identify::Behaviour,
     pub(super) ping: ping::Behaviour,
     pub(super) streams: libp2p_stream::Behaviour,
+    pub(super) lan: Toggle<Lan>,
     pub(super) gossip: Toggle<gossipsub::Behaviour>,
     pub(super) kad: Toggle<Frugal>,
     pub(super) peers: Toggle<request_response::Behaviour<PeerCodec>>,
@@ -146,6 +148,7 @@ impl Behaviour {
             identify: identify::Behaviour::new(identify),
             ping: pings(PING_INTERVAL_WORKER),
             streams: libp2p_stream::Behaviour::new(),
+            lan: None.into(),
             gossip: None.into(),
             kad: None.into(),
             peers: None.into(),

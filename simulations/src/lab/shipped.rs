@@ -21,6 +21,8 @@ pub const SHIPPED: &[Shipped] = shipped! {
     "nats"
     "no-udp"
     "six"
+    "lan"
+    "lan-off"
     "coordinator-killed"
     "paused"
     "cut"
