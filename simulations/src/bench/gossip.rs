@@ -18,7 +18,7 @@ use super::serf::Cluster;
 use crate::binaries::Binaries;
 use crate::client::load::quantile;
 use crate::client::{Answer, Sent, ask_on, ask_socket, connect, get, post};
-use crate::federation::{Entry, Lab, Node, NodeSpec, READY_WITHIN};
+use crate::federation::{Entry, Lab, Node, NodeSpec};
 use crate::interop::peers::installed;
 use crate::terminal::{human, say};
 
@@ -143,7 +143,8 @@ impl Coordinators {
         }
         let mut coordinators = Self { nodes, doors, _entry: entry, said: 0, neighbours_noticed: Duration::ZERO };
         let known = coordinators.all(|door| door.until("/health", move |health| health["coordinators"] == size));
-        timeout(READY_WITHIN, known).await.context("the coordinators did not find each other")??;
+        // One that is no neighbour counts from its next lease on.
+        timeout(GIVE_UP_AFTER, known).await.context("the coordinators did not find each other")??;
         Ok(coordinators)
     }
 

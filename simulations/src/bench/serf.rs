@@ -1,7 +1,7 @@
 //! serf (HashiCorp's gossip among agents, by SWIM): a cluster of agents on loopback with their defaults, each asked over its RPC port what
 //! it hears. Messages there are MessagePack; of what an agent tells only the name that is waited for is looked for.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -12,11 +12,14 @@ use tokio::time::{sleep, timeout};
 
 use super::gossip::{GIVE_UP_AFTER, Gossips};
 use crate::federation::{Lab, READY_WITHIN};
-use crate::interop::peers::{free_port, listening};
+use crate::interop::peers::listening;
 use crate::process::{Launch, Process};
 
 /// How often members are counted while the cluster comes together.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// serf's own ports.
+const GOSSIP_PORT: u16 = 7946;
+const RPC_PORT: u16 = 7373;
 /// What an agent calls the end of another one.
 const FAILED: &[u8] = b"member-failed";
 
@@ -42,7 +45,7 @@ impl Cluster {
         let mut first = None;
         for number in 0..size {
             let name = format!("serf-{size}-{number}");
-            let (bind, rpc) = (free_port()?, free_port()?);
+            let [bind, rpc] = places(number);
             let mut launch = Launch::new(&name, "serf")
                 .args(["agent", "-node", &name, "-log-level", "warn"])
                 .args([format!("-bind={bind}"), format!("-rpc-addr={rpc}")]);
@@ -120,6 +123,15 @@ impl Gossips for Cluster {
         .await?;
         Ok(began.elapsed())
     }
+}
+
+/// Where an agent gossips, and where it is asked: at an address of loopback of its own, since a port that was free a moment ago need not be
+/// when it begins. Another run at the same time has other addresses.
+fn places(number: usize) -> [SocketAddr; 2] {
+    let [.., run] = std::process::id().to_be_bytes();
+    // There are at most 200.
+    let address = Ipv4Addr::new(127, 1 + run % 254, 0, number as u8 + 1);
+    [GOSSIP_PORT, RPC_PORT].map(|port| (address, port).into())
 }
 
 /// Waits until what each tells since it was last asked is as wanted.
