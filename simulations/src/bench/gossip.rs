@@ -197,6 +197,10 @@ fn lists(listed: &Value, agent: &str) -> bool {
 
 impl Door {
     async fn ask(&mut self, target: &str) -> Result<Answer> {
+        // It is kept, but not for ever.
+        if self.connection.is_closed() {
+            self.connection = connect(self.at).await?;
+        }
         ask_on(&mut self.connection, self.at, get(target)).await
     }
 
