@@ -50,6 +50,7 @@ mod frugal;
 mod gossip;
 mod handle;
 mod kademlia;
+mod lan;
 pub mod link;
 pub mod paths;
 pub mod relay;
@@ -60,6 +61,8 @@ use behaviour::{Behaviour, Names};
 use dials::{Dials, Preference};
 use handle::Command;
 pub use handle::{AskError, HostHandle};
+use lan::Found;
+pub use lan::LanDiscovery;
 use paths::{Arrivals, EntryTransport};
 use requests::Asker;
 use ways::Ways;
@@ -225,6 +228,8 @@ pub struct HostStatus {
     pub peers: BTreeSet<PeerId>,
     /// By which way each of them is.
     pub ways: BTreeMap<NodeId, Way>,
+    /// Who may be on the LAN, and where: hints, of anybody there.
+    pub on_lan: BTreeMap<NodeId, Vec<Multiaddr>>,
 }
 
 /// What only a coordinator has.
@@ -259,6 +264,8 @@ pub struct Host {
     dials: Dials,
     /// How everybody is connected.
     ways: Ways,
+    /// Who was found on the LAN.
+    lan: Found,
     calls: FuturesUnordered<CallAnswer>,
     queries: kademlia::Queries,
 }
@@ -317,6 +324,7 @@ impl Host {
             connecting: HashMap::new(),
             dials: Dials::new(preference),
             ways: Ways::default(),
+            lan: Found::new(peer),
             calls: FuturesUnordered::new(),
             queries: kademlia::Queries::default(),
         };
@@ -325,7 +333,7 @@ impl Host {
 
     /// Puts a host of the binaries up, and runs it in a task of its own for as long as somebody holds a handle. `tls` says which entries
     /// are trusted to be who they are; on the way to peers it is no more than a second lock.
-    pub fn spawn(config: HostConfig, tls: Arc<ClientConfig>) -> Result<HostHandle, HostError> {
+    pub fn spawn(config: HostConfig, tls: Arc<ClientConfig>, lan: LanDiscovery) -> Result<HostHandle, HostError> {
         let (arrivals, arriving) = paths::arrivals();
         let transport = transport(&config.key, EntryTransport::new(tls, arriving))?;
         let (mut host, handle) = Self::new(config, transport, TokioExecutor)?;
@@ -334,6 +342,9 @@ impl Host {
             // Nobody has a reason to come to a worker.
             None => handle,
         };
+        if lan == LanDiscovery::On {
+            host.discover();
+        }
         tokio::spawn(host.run());
         Ok(handle)
     }
@@ -371,6 +382,7 @@ impl Host {
         self.tell(|peering, replica, now| peering.handle_timeout(now, replica));
         self.look_at_kademlia();
         self.dial_due();
+        self.dial_on_lan();
         self.close_surplus();
         let dial = self.dials.next_at().map_or(TICK, |at| at.saturating_duration_since(Instant::now()));
         let due = self.registry.as_ref().map(|Registry { replica, peering, .. }| {

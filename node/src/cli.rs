@@ -67,6 +67,11 @@ pub struct JoinArgs {
     /// [env: HEDGEROW_MESH_LISTEN, separated by commas] [default: any free port, over QUIC and TCP]
     #[arg(long, value_name = "MULTIADDR|off")]
     pub mesh_listen: Vec<MeshAddress>,
+    /// Whether coordinators on one LAN find each other there by multicast DNS, and workers them: on, off, or auto: unless the entries
+    /// are on this machine, or it has a public address. What is said on the LAN is the node's libp2p id and its addresses there
+    /// [env: HEDGEROW_LAN_DISCOVERY] [default: auto]
+    #[arg(long, value_name = "WHETHER")]
+    pub lan_discovery: Option<LanDiscoveryChoice>,
     /// What kind of work the node is for. auto looks at the machine: gpu with a GPU that nvidia-smi knows, storage with 1 TiB of
     /// room for its data and at most 4 cores, else cpu [env: HEDGEROW_WORKER_TYPE or WORKER_TYPE] [default: auto]
     #[arg(long, value_name = "TYPE")]
@@ -161,6 +166,19 @@ pub enum RoleChoice {
     Worker,
     /// Both at once.
     Both,
+}
+
+/// Whether the operator wants others on the LAN to be found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LanDiscoveryChoice {
+    /// Where there may be any.
+    #[default]
+    Auto,
+    /// On every network that this machine is on.
+    On,
+    /// No.
+    Off,
 }
 
 /// What kind of work the operator wants the node to be for.

@@ -34,6 +34,7 @@ use crate::settings::MeshListen;
 
 pub mod addresses;
 pub mod by_entry;
+pub mod discovery;
 pub mod hints;
 pub mod home;
 mod relays;
@@ -337,7 +338,10 @@ impl Mesh {
                 attached: &self.attached,
                 seed: self.seed(),
             };
-            return seeker.keep(host).await;
+            return tokio::select! {
+                () = seeker.keep(host) => {}
+                () = self.look_around(host) => {}
+            };
         }
         self.home.send_if_modified(|home| home.take().is_some());
         let (Ok(homes), Ok(streams)) = (Homes::listen(host), RelayStreams::listen(host)) else { return };
@@ -349,6 +353,16 @@ impl Mesh {
             self.tell(host),
             self.tell_of_entries(host)
         );
+    }
+
+    /// Takes in who was found on the LAN, for as long as the host runs.
+    async fn look_around(&self, host: &HostHandle) {
+        let mut status = host.status();
+        status.mark_changed();
+        while status.changed().await.is_ok() {
+            let found = status.borrow_and_update().on_lan.clone();
+            self.hints.find_on_lan(&found);
+        }
     }
 
     /// Tells the host where it is reached by way of entries, and when one of them is there again.

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hedgerow_mesh::clock::{Clock, SystemClock};
-use hedgerow_mesh::host::{Host, HostConfig, HostError, HostHandle};
+use hedgerow_mesh::host::{Host, HostConfig, HostError, HostHandle, LanDiscovery};
 use hedgerow_tunnel::BoxIo;
 use hedgerow_tunnel::link::BoxFuture;
 use tokio::net::TcpStream;
@@ -32,9 +32,9 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// What the binary runs on. `tls` says which entries are trusted.
-    pub fn system(tls: Arc<rustls::ClientConfig>) -> Self {
-        let spawn_host = move |config| Host::spawn(config, tls.clone());
+    /// What the binary runs on. `tls` says which entries are trusted, and `lan` whether others are looked for on the LAN.
+    pub fn system(tls: Arc<rustls::ClientConfig>, lan: LanDiscovery) -> Self {
+        let spawn_host = move |config| Host::spawn(config, tls.clone(), lan);
         Self { clock: Arc::new(SystemClock), spawn_host: Arc::new(spawn_host) }
     }
 }

@@ -26,7 +26,7 @@ use crate::hardware;
 use crate::identity::Identity;
 use crate::lan;
 use crate::membership::Profile;
-use crate::mesh::by_entry;
+use crate::mesh::{by_entry, discovery};
 use crate::node::{Node, role_word};
 use crate::platform::Platform;
 use crate::probe;
@@ -94,7 +94,7 @@ pub async fn join(settings: Settings) -> Result<(), Failure> {
     };
     check_record(&identity, &profile, &services)?;
     let (failures, mut failed) = mpsc::channel(1);
-    let platform = Platform::system(bootstrap.tls());
+    let platform = Platform::system(bootstrap.tls(), discovery::decide(settings.lan_discovery, &settings.entries));
     let node = Node::new(identity, profile, services, shutdown, settings.data_dir.clone(), platform, failures);
     greet(&settings, &node);
 

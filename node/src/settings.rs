@@ -15,7 +15,7 @@ use hedgerow_proto::limits::Limits;
 use hedgerow_proto::record::{Candidacy, Roles};
 use serde::de::{self, Deserialize, Deserializer};
 
-use crate::cli::{self, JoinArgs, RoleChoice, Which, WorkerTypeChoice};
+use crate::cli::{self, JoinArgs, LanDiscoveryChoice, RoleChoice, Which, WorkerTypeChoice};
 use crate::entry_url::EntryUrl;
 use crate::service_spec::{ServiceSpec, ServiceSpecError};
 
@@ -49,6 +49,8 @@ pub struct Settings {
     pub listen: Option<SocketAddr>,
     /// Where other coordinators can dial it.
     pub mesh_listen: MeshListen,
+    /// Whether others are looked for on the LAN.
+    pub lan_discovery: LanDiscoveryChoice,
     /// What kind of work it is for, or that its hardware decides.
     pub worker_type: WorkerTypeChoice,
     /// A coordinator takes an agent of the existing contract for well while its last heartbeat is younger than this:
@@ -79,6 +81,7 @@ pub struct File {
     data_dir: Option<PathBuf>,
     listen: Option<Text<ListenAddress>>,
     mesh_listen: OneOrMany<MeshAddress>,
+    lan_discovery: Option<LanDiscoveryChoice>,
     worker_type: Option<WorkerTypeChoice>,
     heartbeat_timeout: Option<Text<Span>>,
     worker_timeout: Option<Text<Span>>,
@@ -281,6 +284,11 @@ impl Settings {
                 .map_or_else(|| default_data_dir(environment), Ok)?,
             listen,
             mesh_listen,
+            lan_discovery: args
+                .lan_discovery
+                .or(environment.value::<Word<LanDiscoveryChoice>>(&["HEDGEROW_LAN_DISCOVERY"])?.map(|word| word.0))
+                .or(file.lan_discovery)
+                .unwrap_or_default(),
             worker_type: args
                 .worker_type
                 .or(environment

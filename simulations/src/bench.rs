@@ -1,4 +1,5 @@
-//! `hedgerow-sim bench proxy|tunnel`: what a request costs, beside what it costs others, measured in the same minute.
+//! `hedgerow-sim bench proxy|tunnel|gossip`: what a request costs, beside what it costs others, measured in the same minute; and how long
+//! news takes among coordinators ([`gossip`]).
 //!
 //! Two sides are up at once and take turns in slices of a second, in the order ABBA, after a slice each to warm up; so whatever
 //! else the machine does meets both. The gate is CPU time per request of a side's own processes (both ends of a tunnel; neither the
@@ -17,6 +18,8 @@ use crate::terminal::say;
 
 mod compare;
 mod cpu;
+mod gossip;
+mod serf;
 mod sides;
 mod wrk;
 
@@ -36,6 +39,8 @@ enum What {
     Proxy(Measure),
     /// Entry and node beside a tunnel: rathole, plain and with noise
     Tunnel(Measure),
+    /// How long news takes to reach all coordinators, and one's end to be noticed, beside serf
+    Gossip(gossip::Measure),
 }
 
 /// How it is measured.
@@ -57,6 +62,11 @@ pub async fn run(args: BenchArgs) -> Result<()> {
     if cfg!(debug_assertions) {
         bail!("a debug build measures nothing; run it with: cargo run --profile dist -p hedgerow-sim -- bench proxy");
     }
+    let (title, measure) = match &args.what {
+        What::Gossip(measure) => return gossip::run(measure).await,
+        What::Proxy(measure) => ("proxy", measure),
+        What::Tunnel(measure) => ("tunnel", measure),
+    };
     for program in ["wrk", "nginx"] {
         if !peers::installed(program) {
             bail!(
@@ -67,17 +77,11 @@ pub async fn run(args: BenchArgs) -> Result<()> {
     }
     let binaries = Binaries::beside_this_one()?;
     let lab = Lab::new(&binaries)?;
-    let (title, measure) = match &args.what {
-        What::Proxy(measure) => ("proxy", measure),
-        What::Tunnel(measure) => ("tunnel", measure),
-    };
     let origin = sides::origin(&lab, measure.bytes).await?;
     let ours = Side::hedgerow(&lab, origin.listen).await?;
     let others = match &args.what {
         What::Proxy(_) => vec![Side::nginx(&lab, origin.listen).await, Side::haproxy(&lab, origin.listen).await],
-        What::Tunnel(_) => {
-            vec![Side::rathole(&lab, origin.listen, false).await, Side::rathole(&lab, origin.listen, true).await]
-        }
+        _ => vec![Side::rathole(&lab, origin.listen, false).await, Side::rathole(&lab, origin.listen, true).await],
     };
     let profile = binaries.sim.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
     say(format!("### {title}: {} bytes, {} pairs of 1 s slices, profile `{profile}`\n", measure.bytes, measure.pairs));

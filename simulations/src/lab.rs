@@ -30,6 +30,7 @@ mod changes;
 mod course;
 mod doors;
 mod fault;
+mod lans;
 mod needs;
 mod netns;
 mod people;

@@ -79,6 +79,16 @@ fn six_coordinators_that_nobody_can_dial_are_one_mesh() {
 }
 
 #[test]
+fn nodes_of_one_lan_find_each_other_there_and_do_without_their_line() {
+    holds("lan");
+}
+
+#[test]
+fn nodes_that_are_not_to_look_for_others_on_their_lan_do_not_find_them() {
+    holds("lan-off");
+}
+
+#[test]
 fn nothing_fails_when_a_coordinator_is_killed_and_its_workers_have_another_home() {
     holds("coordinator-killed");
 }

@@ -33,8 +33,9 @@ pub fn init(format: LogFormat) -> Result<(), Failure> {
     .map_err(|error| Failure::runtime(format!("the log was started already: {error}")))
 }
 
-/// libp2p tells its own story at `info`, in its own words, and warns of what is nothing to worry about.
-const DEFAULT: &str = "info,libp2p_swarm=warn,libp2p_gossipsub=error,libp2p_identify=error,libp2p_kad=error";
+/// libp2p tells its own story at `info`, in its own words, addresses included, and warns of what is nothing to worry about.
+const DEFAULT: &str =
+    "info,libp2p_swarm=warn,libp2p_mdns=warn,libp2p_gossipsub=error,libp2p_identify=error,libp2p_kad=error";
 
 fn filter(rust_log: Option<&str>) -> Result<EnvFilter, Failure> {
     let directives = rust_log.map(str::trim).filter(|text| !text.is_empty()).unwrap_or(DEFAULT);

@@ -25,6 +25,10 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// How often it does so on the further connections: they fall with the first one, so they only keep a NAT binding open
 /// (RFC 4787 asks for 2 minutes, routers in the field drop UDP after 30 s).
 pub const PING_INTERVAL_LANE: Duration = Duration::from_secs(10);
+/// How often a worker does so to its home. That a home's process has ended is known by the end of the connection; this is for one that
+/// stands still, which no request waits for: it is given up after this and [`PONG_TIMEOUT`](crate::home::seeker::PONG_TIMEOUT)
+/// of a home at most. It costs 1 kbit/s, both ways together.
+pub const PING_INTERVAL_HOME: Duration = Duration::from_secs(2);
 /// After so long without an answer to its PINGs a node gives the connection up: it is up and passes nothing.
 pub const PONG_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection over which nothing at all came for so long is dead. Above [`PONG_TIMEOUT`], so that the watchdog, which says

@@ -14,6 +14,7 @@ use libp2p::{StreamProtocol, allow_block_list, connection_limits, identify, kad,
 
 use super::exchange::PeerCodec;
 use super::frugal::Frugal;
+use super::lan::Lan;
 use super::{HostError, Replication};
 
 /// Connections that strangers may be opening at once.
@@ -25,6 +26,9 @@ const ESTABLISHED_COORDINATORS_MAX: u32 = 512;
 /// A peer is pinged this often, and closed when it does not answer: gossipsub waits for the next ping when a connection was
 /// swapped under it.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// A worker pings its home down the control stream, and is pinged by it: its own pings of libp2p would say nothing new. They cannot be
+/// turned off, so they are seldom.
+const PING_INTERVAL_WORKER: Duration = Duration::from_secs(600);
 /// How long a peer may take to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Gossipsub's heartbeat: how long a lost message takes to be asked for again.
@@ -121,6 +125,7 @@ pub(super) struct Behaviour {
     pub(super) identify: identify::Behaviour,
     pub(super) ping: ping::Behaviour,
     pub(super) streams: libp2p_stream::Behaviour,
+    pub(super) lan: Toggle<Lan>,
     pub(super) gossip: Toggle<gossipsub::Behaviour>,
     pub(super) kad: Toggle<Frugal>,
     pub(super) peers: Toggle<request_response::Behaviour<PeerCodec>>,
@@ -137,13 +142,13 @@ impl Behaviour {
         let identify = identify::Config::new(names.identify(), key.public())
             .with_agent_version(concat!("hedgerow/", env!("CARGO_PKG_VERSION")).to_owned())
             .with_hide_listen_addrs(true);
-        let ping = ping::Config::new().with_interval(PING_INTERVAL).with_timeout(PING_TIMEOUT);
         Self {
             blocked: allow_block_list::Behaviour::default(),
             limits: connection_limits::Behaviour::new(limits),
             identify: identify::Behaviour::new(identify),
-            ping: ping::Behaviour::new(ping),
+            ping: pings(PING_INTERVAL_WORKER),
             streams: libp2p_stream::Behaviour::new(),
+            lan: None.into(),
             gossip: None.into(),
             kad: None.into(),
             peers: None.into(),
@@ -171,9 +176,14 @@ impl Behaviour {
             gossip: gossip.into(),
             kad: Some(kademlia(key, names, dialable)).into(),
             peers: Some(peers).into(),
+            ping: pings(PING_INTERVAL),
             ..Self::worker(key, names, limits)
         })
     }
+}
+
+fn pings(interval: Duration) -> ping::Behaviour {
+    ping::Behaviour::new(ping::Config::new().with_interval(interval).with_timeout(PING_TIMEOUT))
 }
 
 /// Gossipsub: records in a hurry. Messages are signed by their publisher, so that a flood has a name; nothing is forwarded

@@ -12,10 +12,12 @@ use tracing::{debug, info, warn};
 use super::behaviour::BehaviourEvent;
 use super::dials::Failed;
 use super::paths::Path;
-use super::{Host, Multiaddr, Way, node_id};
+use super::{Host, Multiaddr, Way, Why, node_id};
 
 impl Host {
-    pub(super) fn dial(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+    pub(super) fn dial(&mut self, peer: PeerId, mut addresses: Vec<Multiaddr>) {
+        // What it says of itself may mean nothing here.
+        addresses.extend_from_slice(self.lan.addresses(&peer));
         self.dials.begin(Instant::now(), peer, addresses);
         self.dial_due();
     }
@@ -78,6 +80,12 @@ impl Host {
                 debug!(peer = %peer_id, "not the key of a node");
                 self.disconnect(peer_id);
             }
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, num_established, .. }
+                if self.registry.is_none() && num_established.get() > 1 =>
+            {
+                debug!(peer = %peer_id, "a worker's second connection to its home, which was overtaken");
+                self.swarm.close_connection(connection_id);
+            }
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.connected(peer_id, connection_id, &endpoint);
             }
@@ -85,10 +93,13 @@ impl Host {
                 self.not_reached(peer, connection_id, &error);
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, cause, .. } => {
-                debug!(peer = %peer_id, left = num_established, cause = cause.map(tracing::field::display), "disconnected");
+                debug!(peer = %peer_id, left = num_established, cause = cause.as_ref().map(tracing::field::display), "disconnected");
                 self.ways.closed(&peer_id, connection_id);
                 match num_established {
-                    0 => self.gone(peer_id),
+                    0 => {
+                        self.lost_on_lan(&peer_id, cause.as_ref());
+                        self.gone(peer_id);
+                    }
                     _ => self.note_way(&peer_id),
                 }
             }
@@ -115,6 +126,7 @@ impl Host {
             BehaviourEvent::Gossip(event) => self.on_gossip(event),
             BehaviourEvent::Peers(event) => self.on_request_response(event),
             BehaviourEvent::Kad(event) => self.on_kademlia(event),
+            BehaviourEvent::Lan(event) => self.on_lan(event),
             _ => {}
         }
     }
@@ -126,7 +138,10 @@ impl Host {
 
     fn connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint) {
         let directly = self.dials.connected(&peer);
-        let way = Way::of(endpoint, directly);
+        let mut way = Way::of(endpoint, directly);
+        if self.came_by_lan(&peer, endpoint) {
+            way.why = Why::FoundOnLan;
+        }
         debug!(%peer, path = %way.path, "connected");
         self.ways.opened(Instant::now(), peer, id, way);
         self.note_way(&peer);
@@ -155,9 +170,11 @@ impl Host {
         let ours = self.names.are_spoken_by(info);
         let Some(node) = node_id(&peer).filter(|_| ours) else {
             debug!(%peer, said = info.protocol_version, "not of this federation");
+            self.lan.is_a_stranger(Instant::now(), &peer);
             self.disconnect(peer);
             return;
         };
+        self.lan.met(&peer);
         self.status.send_if_modified(|status| status.peers.insert(peer));
         self.note_way(&peer);
         self.tell_connecting(peer, &Ok(()));

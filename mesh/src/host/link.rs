@@ -22,6 +22,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use hedgerow_proto::frame::{close, reset};
 use hedgerow_proto::id::NodeId;
+use hedgerow_proto::liveness::PING_INTERVAL_HOME;
 use hedgerow_tunnel::link::{BoxFuture, BoxStream, Link, LinkClosed, Stream};
 use libp2p::{PeerId, StreamProtocol};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
@@ -225,6 +226,10 @@ impl Link for PeerLink {
     fn rtt(&self) -> Duration {
         // Not known here. What it is for (patience with a peer that is far away) has room for a path across the world.
         RTT_ASSUMED
+    }
+
+    fn ping_interval(&self, _: u16) -> Duration {
+        PING_INTERVAL_HOME
     }
 }
 

@@ -33,6 +33,8 @@ pub enum Why {
     NoOtherAddress,
     /// This node has dialled it by way of an entry: its own addresses did not answer, or not soon enough.
     OthersUnanswered,
+    /// This node has dialled it where it was found on the LAN.
+    FoundOnLan,
     /// It came so.
     Came,
 }
@@ -43,6 +45,7 @@ impl fmt::Display for Why {
             Self::Dialled => "this node dialled it there",
             Self::NoOtherAddress => "it names no address of its own",
             Self::OthersUnanswered => "its own addresses did not answer",
+            Self::FoundOnLan => "found on the LAN",
             Self::Came => "it came this way",
         })
     }

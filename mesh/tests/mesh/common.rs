@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use hedgerow_mesh::clock::SystemClock;
 use hedgerow_mesh::data_dir::DataDir;
-use hedgerow_mesh::host::{Host, HostConfig, HostHandle, IncomingCall, Multiaddr, Part, Replication, keypair};
+use hedgerow_mesh::host::{
+    Host, HostConfig, HostHandle, IncomingCall, LanDiscovery, Multiaddr, Part, Replication, keypair,
+};
 use hedgerow_mesh::replica::{Replica, ReplicaConfig};
 use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::key::SecretKey;
@@ -92,7 +94,7 @@ impl Coordinator {
             listen: listen.iter().map(|address| address.parse().unwrap()).collect(),
             seed: u64::from(replica.node().0[0]),
         };
-        let host = Host::spawn(config, trust()).unwrap();
+        let host = Host::spawn(config, trust(), LanDiscovery::Off).unwrap();
         let mut status = host.status();
         let bound = status.wait_for(|status| status.binding == 0);
         let mut addresses = tokio::time::timeout(PATIENCE, bound).await.unwrap().unwrap().listening.clone();

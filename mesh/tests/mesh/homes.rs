@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hedgerow_mesh::host::link::{HomeDialer, Homes};
-use hedgerow_mesh::host::{Host, HostConfig, HostHandle, Part, keypair};
+use hedgerow_mesh::host::{Host, HostConfig, HostHandle, LanDiscovery, Part, keypair};
 use hedgerow_proto::id::NodeId;
 use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::limits::Limits;
@@ -22,7 +22,7 @@ pub(crate) fn worker(seed: u8) -> (HostHandle, NodeId) {
         listen: vec![],
         seed: seed.into(),
     };
-    (Host::spawn(config, trust()).unwrap(), secret.id())
+    (Host::spawn(config, trust(), LanDiscovery::Off).unwrap(), secret.id())
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use futures_util::StreamExt;
 use hedgerow_mesh::host::paths::Path;
-use hedgerow_mesh::host::{Host, HostConfig, Part, keypair, node_id, peer_id, protocol_version};
+use hedgerow_mesh::host::{Host, HostConfig, LanDiscovery, Part, keypair, node_id, peer_id, protocol_version};
 use hedgerow_proto::id::FederationId;
 use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::limits::Limits;
@@ -166,6 +166,6 @@ async fn an_address_in_use_is_named() {
         listen: vec![format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap()],
         seed: 1,
     };
-    let error = Host::spawn(config, trust()).err().unwrap();
+    let error = Host::spawn(config, trust(), LanDiscovery::Off).err().unwrap();
     assert!(error.to_string().contains("--mesh-listen"), "{error}");
 }

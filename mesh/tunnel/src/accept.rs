@@ -332,6 +332,7 @@ impl Shared {
     fn new(link: Arc<dyn Link>, keeping: Keeping, identity: Identity, outgoing: mpsc::Sender<Control>) -> Self {
         let Identity { lane, incarnation, authorities } = identity;
         Self {
+            ping_interval: link.ping_interval(lane),
             link,
             keeping,
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
@@ -346,7 +347,6 @@ impl Shared {
             liveness: AtomicU8::new(Liveness::Live as u8),
             liveness_changed: Notify::new(),
             created: Instant::now(),
-            ping_interval: ping_interval(lane),
             heard_ms: AtomicU64::new(0),
             outgoing,
         }
@@ -472,10 +472,6 @@ pub async fn welcome(
     Ok((Tunnel(shared), events, signed, record))
 }
 
-fn ping_interval(lane: u16) -> Duration {
-    if lane == 0 { tuning::PING_INTERVAL } else { tuning::PING_INTERVAL_LANE }
-}
-
 async fn shake_hands(
     link: &Arc<dyn Link>,
     hello: &Hello,
@@ -492,7 +488,7 @@ async fn shake_hands(
         Ok((signed, record)) => {
             let welcome = Welcome {
                 observed: link.remote().map(|address| address.to_string()).unwrap_or_default(),
-                ping_interval_ms: ping_interval(join.lane).as_millis() as u32,
+                ping_interval_ms: link.ping_interval(join.lane).as_millis() as u32,
             };
             control.write(&Control::Welcome(welcome)).await?;
             Ok((control, join, signed, record))

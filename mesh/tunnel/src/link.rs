@@ -12,6 +12,8 @@ use futures_util::FutureExt;
 use hedgerow_proto::id::NodeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::tuning;
+
 /// A future of a trait object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -120,6 +122,10 @@ pub trait Link: Send + Sync + 'static {
     fn received(&self) -> u64;
     /// The round-trip time as measured lately.
     fn rtt(&self) -> Duration;
+    /// How often whoever dialled is to send a PING, if this is the connection of this [`lane`](hedgerow_proto::frame::Join::lane).
+    fn ping_interval(&self, lane: u16) -> Duration {
+        if lane == 0 { tuning::PING_INTERVAL } else { tuning::PING_INTERVAL_LANE }
+    }
     /// What carries it.
     fn transport(&self) -> Transport {
         Transport::Other

@@ -6,7 +6,8 @@ use std::time::Duration;
 pub use hedgerow_proto::backoff::{BACKOFF_MAX, BACKOFF_MIN};
 /// How liveness is judged.
 pub use hedgerow_proto::liveness::{
-    IDLE_TIMEOUT, PING_INTERVAL, PING_INTERVAL_LANE, PONG_TIMEOUT, SUSPECT_AFTER, SUSPECT_IDLE_AFTER, WATCHDOG_INTERVAL,
+    IDLE_TIMEOUT, PING_INTERVAL, PING_INTERVAL_HOME, PING_INTERVAL_LANE, PONG_TIMEOUT, SUSPECT_AFTER,
+    SUSPECT_IDLE_AFTER, WATCHDOG_INTERVAL,
 };
 
 /// How long a handshake may take from the first packet to Welcome.

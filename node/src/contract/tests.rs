@@ -6,6 +6,7 @@ use std::sync::Mutex;
 
 use hedgerow_mesh::clock::Clock;
 use hedgerow_mesh::data_dir::DataDir;
+use hedgerow_mesh::host::LanDiscovery;
 use hedgerow_mesh::replica::{Replica, ReplicaConfig};
 use hedgerow_proto::clock::Time;
 use hedgerow_proto::id::FederationId;
@@ -46,7 +47,7 @@ async fn a_worker_does_not_turn_in_circles_over_what_only_a_coordinator_does() {
         roles: Roles::Worker,
         candidacy: Candidacy::Fixed,
         listen: MeshListen::Off,
-        spawn_host: Platform::system(Bootstrap::new(None, vec![]).unwrap().tls()).spawn_host,
+        spawn_host: Platform::system(Bootstrap::new(None, vec![]).unwrap().tls(), LanDiscovery::Off).spawn_host,
         seed: 1,
     });
     let contract = Contract::new(mesh, Arc::new(LocalServices::new(Vec::new())), DeskConfig::default(), 1);

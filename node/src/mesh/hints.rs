@@ -1,7 +1,10 @@
 //! The coordinators that this node has heard of ([`hedgerow_proto::home::hints`]), for all tasks that hear or want to know.
 
+use std::collections::BTreeMap;
+
+use hedgerow_mesh::host::Multiaddr;
 use hedgerow_proto::home::{self, Told};
-use hedgerow_proto::id::FederationId;
+use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::limits::Limits;
 use tokio::sync::watch;
 
@@ -24,6 +27,13 @@ impl Hints {
         // The signatures are the dear part, and need no lock.
         let told: Vec<Told> = records.iter().filter_map(open).collect();
         self.known.send_if_modified(|known| known.learn(told));
+    }
+
+    /// These may be on the LAN, by the word of anybody there.
+    pub fn find_on_lan(&self, found: &BTreeMap<NodeId, Vec<Multiaddr>>) {
+        let written = |addresses: &Vec<Multiaddr>| addresses.iter().map(ToString::to_string).collect();
+        let found = found.iter().map(|(node, addresses)| (*node, written(addresses))).collect();
+        self.known.send_if_modified(|known| known.find_on_lan(found));
     }
 
     /// What is known, and when there is something new.

@@ -175,6 +175,22 @@ fn an_older_agents_environment_is_a_whole_configuration() {
 }
 
 #[test]
+fn whether_to_look_around_on_the_lan_comes_from_flag_variable_or_file() {
+    let (_file, path) = file("lan-discovery = 'off'");
+    let of = |arguments: &[&str], variables: &[(&str, &str)]| {
+        resolve(&[&[ENTRY, "--config", &path], arguments].concat(), variables).map(|settings| settings.lan_discovery)
+    };
+    assert_eq!(resolve(&[ENTRY], &[]).unwrap().lan_discovery, LanDiscoveryChoice::Auto);
+    assert_eq!(of(&[], &[]), Ok(LanDiscoveryChoice::Off));
+    let variable = [("HEDGEROW_LAN_DISCOVERY", "on")];
+    assert_eq!(of(&[], &variable), Ok(LanDiscoveryChoice::On));
+    assert_eq!(of(&["--lan-discovery", "auto"], &variable), Ok(LanDiscoveryChoice::Auto));
+    let (_file, path) = file("lan-discovry = 'off'");
+    let error = resolve(&[ENTRY, "--config", &path], &[]).unwrap_err();
+    assert!(error.contains("did you mean `lan-discovery`?"), "{error}");
+}
+
+#[test]
 fn a_worker_type_comes_from_flag_variable_or_file() {
     let (_file, path) = file("worker-type = 'edge'");
     let of = |arguments: &[&str], variables: &[(&str, &str)]| {

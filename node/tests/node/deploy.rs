@@ -24,7 +24,9 @@ fn the_example_configuration_is_valid_with_and_without_its_optional_lines() {
     check_file(EXAMPLE, path).unwrap();
     let all = uncommented(EXAMPLE);
     check_file(&all, path).unwrap();
-    for optional in ["listen = ", "mesh-listen = ", "worker-type = ", "heartbeat-timeout = ", "url-suffix = "] {
+    for optional in
+        ["listen = ", "mesh-listen = ", "lan-discovery = ", "worker-type = ", "heartbeat-timeout = ", "url-suffix = "]
+    {
         assert_eq!(all.lines().filter(|line| line.starts_with(optional)).count(), 1, "{optional} was found");
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::{sleep_until, timeout};
 
 use super::changes::{self, Changed};
 use super::doors;
+use super::lans;
 use super::people::{Node, People, SERVICE};
 use super::scenario::{Load as Asked, Scenario, Timed};
 use super::segment::Counters;
@@ -38,6 +39,8 @@ pub(super) struct Happened {
     pub(super) changes: Vec<Changed>,
     /// How long registries differed after the last fault, or after the changes where there was none; or why they still do.
     pub(super) agreed: Option<Result<Duration, String>>,
+    /// Until all who share a LAN were connected there; or why they are not.
+    pub(super) on_lan: Option<Result<Duration, String>>,
     /// What each node's device has sent and received, in the order of the nodes.
     pub(super) traffic: Vec<Traffic>,
     /// Over how long.
@@ -78,14 +81,14 @@ pub(super) async fn play(scenario: &Scenario, world: &World, people: &People, st
         let agreed = if scenario.timeline.is_empty() { stage.agree(began.elapsed()).await } else { None };
         anyhow::Ok((changes, agreed))
     };
-    let (faults, changes, counted) = tokio::join!(faults, changes, stage.count());
+    let (faults, changes, counted, on_lan) = tokio::join!(faults, changes, stage.count(), stage.meet_on_lan());
     let ((faults, after_faults), (changes, after_changes)) = (faults?, changes?);
     let (agreed, (traffic, counted_for)) = (after_faults.or(after_changes), counted?);
     let samples = match load {
         Some(load) => load.stop().await,
         None => Vec::new(),
     };
-    Ok(Happened { samples, faults, changes, agreed, traffic, counted_for })
+    Ok(Happened { samples, faults, changes, agreed, on_lan, traffic, counted_for })
 }
 
 /// Bytes at one device.
@@ -248,6 +251,16 @@ impl Stage<'_> {
         let after = traffic(self.world, self.people)?;
         let between = before.iter().zip(&after).map(|(before, after)| Traffic::between(*before, *after));
         Ok((between.collect(), from.elapsed()))
+    }
+
+    /// Waits until all who share a LAN are connected there, if they must be.
+    async fn meet_on_lan(&self) -> Option<Result<Duration, String>> {
+        let within = self.scenario.must.on_lan_within?;
+        let met = lans::meet(self.people, within.0 * LONGER).await.map_err(|error| format!("{error:#}"));
+        if let Ok(took) = &met {
+            self.tell(&format!("all who share a LAN are connected there, after {}", human(*took)));
+        }
+        Some(met)
     }
 
     async fn change(&self) -> Result<Vec<Changed>> {

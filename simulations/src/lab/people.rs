@@ -192,6 +192,7 @@ fn node(member: &Member, namespace: &Path, program: &Path, entry_key: &str, data
     let mut launch = Launch::new(&member.name, program)
         .inside(namespace)
         .args(["join", &format!("http://{entry}"), "--entry-key", entry_key, "--role", member.role.as_str()])
+        .args(["--lan-discovery", member.lan_discovery.as_str()])
         .args(["--listen", &own_port().to_string(), "--data-dir"])
         .arg(data);
     if member.role.serves() {

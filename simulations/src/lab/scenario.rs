@@ -66,10 +66,37 @@ pub(super) struct Group {
     /// Their line to the segment.
     #[serde(default)]
     pub(super) line: Option<Line>,
+    /// All that name the same one share a LAN, its router and its line. Without it each has its own.
+    #[serde(default)]
+    pub(super) lan: Option<String>,
+    /// `--lan-discovery` of the nodes.
+    #[serde(default)]
+    pub(super) lan_discovery: LanDiscovery,
 }
 
 fn one() -> usize {
     1
+}
+
+/// `--lan-discovery` of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum LanDiscovery {
+    /// As the node sees fit.
+    #[default]
+    Auto,
+    /// Not at all.
+    Off,
+}
+
+impl LanDiscovery {
+    /// As on the command line.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// `--role` of a node.
@@ -167,6 +194,10 @@ pub(super) struct Must {
     pub(super) back_within: Option<Span>,
     /// From a fault until all workers that lost their home by it have another.
     pub(super) home_within: Option<Span>,
+    /// From when all have joined until all coordinators of a LAN are connected directly, and its workers with their homes there.
+    pub(super) on_lan_within: Option<Span>,
+    /// None of them ever found another one there.
+    pub(super) never_on_lan: bool,
     /// From the end of the last fault, or of the changes where there is none, until all registries are equal, and hold what they must.
     pub(super) agree_within: Option<Span>,
     /// Half of the changes are everywhere after so long.
@@ -194,6 +225,10 @@ pub(super) struct Member {
     pub(super) router: Router,
     /// Its line to the segment.
     pub(super) line: Line,
+    /// The LAN that it shares with others.
+    pub(super) lan: Option<String>,
+    /// Whether it looks for others there.
+    pub(super) lan_discovery: LanDiscovery,
 }
 
 impl Scenario {
@@ -237,6 +272,8 @@ impl Scenario {
         needs(of_mesh || of_coordinators, "coordinators", any(|member| member.role.coordinates()))?;
         needs(must.worker_kbit_max.is_some(), "workers", any(|member| !member.role.coordinates()))?;
         let of_services = must.all_serve || must.back_within.is_some();
+        let of_lans = must.on_lan_within.is_some() || must.never_on_lan;
+        needs(of_lans, "a LAN that several share", any(|member| member.lan.is_some()))?;
         needs(of_services, "nodes that serve", any(|member| member.role.serves()))?;
         let ends = self.timeline.iter().any(Timed::is_mended);
         needs(must.back_within.is_some(), "a fault that is over at some time, or mended", ends)?;
@@ -263,6 +300,12 @@ impl Scenario {
                 return Err(format!("two are called {}", member.name));
             }
             member.line.check()?;
+            if let Some(lan) = &member.lan {
+                let first = members.iter().find(|other| other.lan.as_ref() == Some(lan));
+                if member.router == Router::None || first.is_some_and(|first| first.router != member.router) {
+                    return Err(format!("all on the LAN {lan} are behind one router, of one kind"));
+                }
+            }
         }
         Ok(())
     }
@@ -303,6 +346,8 @@ impl Scenario {
                     role: group.role,
                     router: group.router,
                     line,
+                    lan: group.lan.clone(),
+                    lan_discovery: group.lan_discovery,
                 })
                 .collect::<Vec<_>>()
         };
@@ -372,6 +417,8 @@ mod tests {
             ("name = \"alder\"", "name = \"oak-2\"", "two are called oak-2"),
             ("name = \"alder\"", "name = \"a/b\"", "no name"),
             ("loss = 0.01", "loss = 1.5", "from 0 to 0.9"),
+            ("count = 3", "lan = \"home\"", "behind one router"),
+            ("failed-max = 0", "never-on-lan = true", "several share"),
             ("kind = \"pause\", who = \"alder\"", "kind = \"rebind\", who = \"oak\"", "who has none"),
         ] {
             let text = SMALL.replacen(right, wrong, 1);

@@ -8,6 +8,7 @@ use hedgerow_sim_model::span::Span;
 
 use super::course::{Happened, Suffered, Traffic};
 use super::doors::Door;
+use super::lans;
 use super::people::{Node, People};
 use super::scenario::Scenario;
 use super::traffic::KINDS;
@@ -85,6 +86,14 @@ pub(super) async fn judge(
         if let (Some(bound), Some(rehomed)) = (must.home_within, suffered.rehomed.clone()) {
             figures.push(Figure::within("another home", rehomed, bound));
         }
+    }
+    if let (Some(bound), Some(met)) = (must.on_lan_within, happened.on_lan.clone()) {
+        figures.push(Figure::within("connected on the LAN", met, bound));
+    }
+    if must.never_on_lan {
+        let found = lans::found(people).await?;
+        let value = format!("{found} found another one there");
+        figures.push(Figure { name: "on the LAN", value, bound: "none".to_owned(), holds: found == 0 });
     }
     if let (Some(bound), Some(agreed)) = (must.agree_within, happened.agreed.clone()) {
         figures.push(Figure::within("agreed", agreed, bound));

@@ -9,7 +9,7 @@
 //!    ╚═════════╧══════════╧════════════════════╧═══        TAP devices, carried between by the wire
 //! ```
 //!
-//! Every home has the same addresses inside, as homes have.
+//! Every home has the same addresses inside, as homes have. Nodes that share a LAN are at one bridge of one router.
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -53,12 +53,14 @@ pub(super) struct World {
     homes: Vec<Home>,
 }
 
-/// Where one node is.
+/// Where a node is, or several that share a LAN.
 #[derive(Debug)]
 struct Home {
-    name: String,
     kind: Router,
-    host: Namespace,
+    line: Line,
+    lan: Option<String>,
+    /// At least one, each with its name.
+    hosts: Vec<(String, Namespace)>,
     /// From the node outwards; the last one is on the segment.
     routers: Vec<Namespace>,
     rebound: AtomicU32,
@@ -72,33 +74,36 @@ impl World {
         let ipv6 = members.iter().any(|member| member.router == Router::Ipv6Only);
         let run = RUNS.fetch_add(1, Ordering::Relaxed);
         let (entry, client) = (Namespace::new(&format!("{run}-entry"))?, Namespace::new(&format!("{run}-client"))?);
-        let mut homes = Vec::new();
+        let mut homes: Vec<Home> = Vec::new();
         for member in &members {
             anyhow::ensure!(shutdown.stage() == Stage::Running, "stopped");
-            homes.push(Home::new(run, member)?);
+            match homes.iter_mut().find(|home| home.lan.is_some() && home.lan == member.lan) {
+                Some(home) => home.hosts.push(host(run, member)?),
+                None => homes.push(Home::new(run, member)?),
+            }
         }
-        let inside = homes.iter().flat_map(|home| std::iter::once(&home.host).chain(&home.routers));
+        let inside = homes.iter().flat_map(|home| home.hosts().chain(&home.routers));
         // A kernel without IPv6 has nothing to be set.
         let kernel_has = Path::new("/proc/sys/net/ipv6").exists();
         for namespace in [&entry, &client].into_iter().chain(inside).filter(|_| ipv6 || kernel_has) {
             namespace.set(if ipv6 { &NO_DETECTION } else { &NO_IPV6 })?;
         }
         let mut ports = Vec::new();
-        let lines = [Line::default(); 2].into_iter().chain(members.iter().map(|member| member.line));
+        let lines = [Line::default(); 2].into_iter().chain(homes.iter().map(|home| home.line));
         let outermost = [&entry, &client].into_iter().chain(homes.iter().map(Home::outermost));
         for (namespace, line) in outermost.zip(lines) {
             ports.push((Tap::new(namespace, WAN)?, line));
         }
         let wire = Wire::start(ports, seed)?;
         let world = Self { wire, entry, client, homes };
-        world.address(&members, ipv6)?;
+        world.address(ipv6)?;
         Ok(world)
     }
 
     /// Gives everybody addresses and routes, and routers their rules.
-    fn address(&self, members: &[Member], ipv6: bool) -> Result<()> {
+    fn address(&self, ipv6: bool) -> Result<()> {
         let mut to_homes = String::new();
-        for (port, _) in (CLIENT + 1..).zip(members).filter(|(_, member)| member.router == Router::Ipv6Only) {
+        for (port, _) in (CLIENT + 1..).zip(&self.homes).filter(|(_, home)| home.kind == Router::Ipv6Only) {
             writeln!(to_homes, "route add {}/64 via {}", inside_v6(port, 0), address_v6(port))?;
         }
         for (port, namespace) in [(ENTRY, &self.entry), (CLIENT, &self.client)] {
@@ -106,9 +111,9 @@ impl World {
             namespace.ip(&to_homes)?;
         }
         for (port, home) in (CLIENT + 1..).zip(&self.homes) {
-            home.connect(port, ipv6).with_context(|| format!("the home of {}", home.name))?;
+            home.connect(port, ipv6).with_context(|| format!("the home of {}", home.names().join(", ")))?;
             if home.kind == Router::None {
-                home.host.ip(&to_homes)?;
+                home.outermost().ip(&to_homes)?;
             }
         }
         Ok(())
@@ -126,12 +131,14 @@ impl World {
 
     /// Where a node is.
     pub(super) fn host(&self, name: &str) -> Result<&Namespace> {
-        Ok(&self.home(name)?.1.host)
+        let mut hosts = self.home(name)?.1.hosts.iter();
+        let found = hosts.find(|(called, _)| called == name);
+        Ok(&found.with_context(|| format!("nobody is called {name}"))?.1)
     }
 
     /// How many namespaces there are.
     pub(super) fn namespaces(&self) -> usize {
-        2 + self.homes.iter().map(|home| 1 + home.routers.len()).sum::<usize>()
+        2 + self.homes.iter().map(|home| home.hosts.len() + home.routers.len()).sum::<usize>()
     }
 
     /// The thread that carries the frames.
@@ -169,7 +176,7 @@ impl World {
     }
 
     fn home(&self, name: &str) -> Result<(Port, &Home)> {
-        let found = (CLIENT + 1..).zip(&self.homes).find(|(_, home)| home.name == name);
+        let found = (CLIENT + 1..).zip(&self.homes).find(|(_, home)| home.names().contains(&name));
         found.with_context(|| format!("nobody is called {name}"))
     }
 }
@@ -182,43 +189,36 @@ impl Home {
             Router::Cgnat => &["router", "carrier"],
             _ => &["router"],
         };
-        let host = Namespace::new(&format!("{run}-{name}"))?;
         let router = |label| Namespace::new(&format!("{run}-{name}-{label}"));
         let routers = labels.iter().map(router).collect::<Result<_>>()?;
-        Ok(Self { name: name.clone(), kind: member.router, host, routers, rebound: AtomicU32::new(0) })
+        let hosts = vec![host(run, member)?];
+        let (kind, line, lan) = (member.router, member.line, member.lan.clone());
+        Ok(Self { kind, line, lan, hosts, routers, rebound: AtomicU32::new(0) })
+    }
+
+    fn hosts(&self) -> impl Iterator<Item = &Namespace> {
+        self.hosts.iter().map(|(_, host)| host)
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.hosts.iter().map(|(name, _)| name.as_str()).collect()
     }
 
     /// The namespace that is on the segment.
     fn outermost(&self) -> &Namespace {
-        self.routers.last().unwrap_or(&self.host)
+        self.routers.last().unwrap_or(&self.hosts[0].1)
     }
 
     fn connect(&self, port: Port, ipv6: bool) -> Result<()> {
         let v4 = self.kind != Router::Ipv6Only;
         self.outermost().ip(&on_the_segment(port, v4, ipv6))?;
-        // From the node outwards: each inside joins the next one's LAN.
-        let inside: Vec<&Namespace> = std::iter::once(&self.host).chain(&self.routers).collect();
-        for (level, pair) in inside.windows(2).enumerate() {
-            let [inner, outer] = pair else { continue };
-            let uplink = if level == 0 { "eth0" } else { WAN };
-            outer
-                .ip(&format!("link add lan type veth peer name {uplink} netns {}\nlink set lan up\n", inner.name()))?;
-            inner.ip(&format!("link set {uplink} up\n"))?;
-            if v4 {
-                // At home, and between a home and its carrier (RFC 6598).
-                let [ours, theirs] = [1, 2].map(|host| match level {
-                    0 => Ipv4Addr::new(192, 168, 1, host),
-                    _ => Ipv4Addr::new(100, 64, 0, host),
-                });
-                outer.ip(&format!("addr add {ours}/24 dev lan\n"))?;
-                inner.ip(&format!("addr add {theirs}/24 dev {uplink}\nroute add default via {ours}\n"))?;
-                outer.set(&[("ipv4/ip_forward", "1")])?;
-            } else {
-                let [ours, theirs] = [1, 2].map(|host| inside_v6(port, host));
-                outer.ip(&format!("addr add {ours}/64 dev lan nodad\n"))?;
-                inner.ip(&format!("addr add {theirs}/64 dev {uplink} nodad\nroute add default via {ours}\n"))?;
-                outer.set(&[("ipv6/conf/all/forwarding", "1")])?;
-            }
+        let Some((first, further)) = self.routers.split_first() else { return Ok(()) };
+        // From the nodes outwards: each inside joins the next one's LAN.
+        let hosts: Vec<&Namespace> = self.hosts().collect();
+        self.join(&hosts, "eth0", first, |host| Ipv4Addr::new(192, 168, 1, host), port)?;
+        for (inner, outer) in self.routers.iter().zip(further) {
+            // Between a home and its carrier (RFC 6598).
+            self.join(&[inner], WAN, outer, |host| Ipv4Addr::new(100, 64, 0, host), port)?;
         }
         for (index, router) in self.routers.iter().enumerate() {
             // What is special about a home is done where it meets the segment; a router at home behind a carrier's is an ordinary one.
@@ -227,6 +227,55 @@ impl Home {
         }
         Ok(())
     }
+
+    /// Connects these, by devices of that name, to the LAN of a router, which has the first address there.
+    fn join(
+        &self,
+        inner: &[&Namespace],
+        uplink: &str,
+        outer: &Namespace,
+        address: impl Fn(u8) -> Ipv4Addr,
+        port: Port,
+    ) -> Result<()> {
+        let v4 = self.kind != Router::Ipv6Only;
+        if inner.len() > 1 {
+            outer.ip("link add lan type bridge\nlink set lan up\n")?;
+        }
+        for (index, inside) in inner.iter().enumerate() {
+            let name = inside.name();
+            outer.ip(&match inner.len() {
+                1 => format!("link add lan type veth peer name {uplink} netns {name}\nlink set lan up\n"),
+                _ => format!(
+                    "link add lan{index} type veth peer name {uplink} netns {name}\nlink set lan{index} master lan up\n"
+                ),
+            })?;
+            inside.ip(&format!("link set {uplink} up\n"))?;
+        }
+        // There are fewer places than addresses.
+        let hosts = (2..=u8::MAX).zip(inner);
+        if v4 {
+            let ours = address(1);
+            outer.ip(&format!("addr add {ours}/24 dev lan\n"))?;
+            for (host, inside) in hosts {
+                let theirs = address(host);
+                inside.ip(&format!("addr add {theirs}/24 dev {uplink}\nroute add default via {ours}\n"))?;
+            }
+            outer.set(&[("ipv4/ip_forward", "1")])
+        } else {
+            let ours = inside_v6(port, 1);
+            outer.ip(&format!("addr add {ours}/64 dev lan nodad\n"))?;
+            for (host, inside) in hosts {
+                let theirs = inside_v6(port, host.into());
+                inside.ip(&format!("addr add {theirs}/64 dev {uplink} nodad\nroute add default via {ours}\n"))?;
+            }
+            outer.set(&[("ipv6/conf/all/forwarding", "1")])
+        }
+    }
+}
+
+/// The namespace of a node, with its name.
+fn host(run: u32, member: &Member) -> Result<(String, Namespace)> {
+    Ok((member.name.clone(), Namespace::new(&format!("{run}-{}", member.name))?))
 }
 
 /// The entry's addresses on the segment: one of IPv4, and of IPv6 where somebody speaks nothing else.

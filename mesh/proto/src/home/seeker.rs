@@ -201,14 +201,17 @@ impl Seeker {
         }
     }
 
-    /// Begins a round: all that are known, the best first, and those that failed of late after the others.
+    /// Begins a round: all that are known, the best first; after the others those that failed of late, and last those that are only
+    /// said to be on the LAN.
     fn begin(&mut self, now: Time, hints: &Hints) {
         // What is not known any more will not be tried.
         self.failed.retain(|node, at| now.since(*at) < AVOID_FOR && hints.contains(node));
         // One that has been a coordinator has been told of itself, and is nobody's home any more.
         let others = hints.all().filter(|(node, _)| *node != self.me);
-        let mut round: Vec<_> = others.map(|(node, addresses)| (node, addresses.to_vec())).collect();
-        round.sort_by_cached_key(|(node, _)| (self.failed.contains_key(node), Reverse(self.weight(node))));
+        let mut round: Vec<_> = others.collect();
+        round.sort_by_cached_key(|(node, _)| {
+            (!hints.is_signed(node), self.failed.contains_key(node), Reverse(self.weight(node)))
+        });
         self.round = round.into();
         self.try_next(now);
     }

@@ -28,26 +28,25 @@ pub struct Pings {
 }
 
 impl Pings {
-    /// The first one is due at once, and then one each `interval`. Given up is what has answered none for longer than `timeout`;
-    /// it is looked at whenever a ping is due.
+    /// The first one is due at once, and then one each `interval`. Given up is what has answered none for `timeout`.
     pub fn new(now: Time, interval: Duration, timeout: Duration) -> Self {
         Self { interval: interval.max(INTERVAL_MIN), timeout, sent: 0, unanswered: None, due: now }
     }
 
     /// When to call [`Pings::beat`].
     pub fn poll_timeout(&self) -> Time {
-        self.due
+        self.unanswered.map_or(self.due, |since| self.due.min(since + self.timeout))
     }
 
     /// What is due. If it is called late the next one comes later too: a burst after a pause would say nothing.
     pub fn beat(&mut self, now: Time) -> Option<Beat> {
+        if self.unanswered.is_some_and(|since| now.since(since) >= self.timeout) {
+            return Some(Beat::GiveUp);
+        }
         if now < self.due {
             return None;
         }
         self.due = now + self.interval;
-        if self.unanswered.is_some_and(|since| now.since(since) > self.timeout) {
-            return Some(Beat::GiveUp);
-        }
         self.unanswered.get_or_insert(now);
         Some(Beat::Ping(self.number()))
     }
@@ -84,9 +83,19 @@ mod tests {
             pings.answered();
         }
         let silent_since = pings.poll_timeout();
-        let beats: Vec<_> = (0..5).map(|n| pings.beat(silent_since + SECOND * n)).collect();
-        assert_eq!(beats[..4].iter().filter(|beat| matches!(beat, Some(Beat::Ping(_)))).count(), 4);
-        assert_eq!(beats[4], Some(Beat::GiveUp));
+        let beats: Vec<_> = (0..4).map(|n| pings.beat(silent_since + SECOND * n)).collect();
+        assert_eq!(beats[..3].iter().filter(|beat| matches!(beat, Some(Beat::Ping(_)))).count(), 3);
+        assert_eq!(beats[3], Some(Beat::GiveUp));
+    }
+
+    #[test]
+    fn who_pings_seldom_gives_up_no_later_for_that() {
+        let mut pings = Pings::new(at(0), 2 * SECOND, 3 * SECOND);
+        pings.beat(at(0));
+        pings.beat(at(2000));
+        assert_eq!(pings.poll_timeout(), at(3000), "and not with the next ping");
+        assert_eq!(pings.beat(at(2999)), None);
+        assert_eq!(pings.beat(at(3000)), Some(Beat::GiveUp));
     }
 
     #[test]

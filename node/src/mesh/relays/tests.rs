@@ -5,7 +5,7 @@ use std::time::Duration;
 use hedgerow_mesh::clock::SystemClock;
 use hedgerow_mesh::data_dir::DataDir;
 use hedgerow_mesh::host::relay::RelayLink;
-use hedgerow_mesh::host::{Host, HostConfig, HostHandle, Multiaddr, Part, keypair};
+use hedgerow_mesh::host::{Host, HostConfig, HostHandle, LanDiscovery, Multiaddr, Part, keypair};
 use hedgerow_mesh::replica::ReplicaConfig;
 use hedgerow_proto::frame::WhenFull;
 use hedgerow_proto::id::{FederationId, RequestId};
@@ -50,7 +50,7 @@ impl Party {
             (Part::Worker, vec![])
         };
         let config = HostConfig { key, federation: FEDERATION, limits, part, listen, seed: 1 };
-        let host = Host::spawn(config, Bootstrap::new(None, vec![]).unwrap().tls()).unwrap();
+        let host = Host::spawn(config, Bootstrap::new(None, vec![]).unwrap().tls(), LanDiscovery::Off).unwrap();
         let mut status = host.status();
         let addresses = status.wait_for(|status| status.binding == 0).await.unwrap().listening.clone();
         replica

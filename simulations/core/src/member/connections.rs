@@ -2,7 +2,7 @@
 
 use hedgerow_proto::backoff::Backoff;
 use hedgerow_proto::home::seeker;
-use hedgerow_proto::liveness::{Beat, PING_INTERVAL, PONG_TIMEOUT, Pings};
+use hedgerow_proto::liveness::{Beat, PING_INTERVAL, PING_INTERVAL_HOME, PONG_TIMEOUT, Pings};
 
 use super::{AtHome, Member, Tunnel};
 use crate::context::Context;
@@ -28,8 +28,8 @@ impl Member {
             }
             (Link::Home, true) => match self.dialling_home.take() {
                 Some((index, home)) if index == peer && !self.roles.coordinates() => {
-                    self.at_home =
-                        Some(AtHome { home, connection, pings: Pings::new(now, PING_INTERVAL, seeker::PONG_TIMEOUT) });
+                    let pings = Pings::new(now, PING_INTERVAL_HOME, seeker::PONG_TIMEOUT);
+                    self.at_home = Some(AtHome { home, connection, pings });
                     self.seeker.handle(now, seeker::Event::Reached(home), &self.hints);
                     self.drain_seeker(ctx);
                 }
