@@ -148,6 +148,11 @@ impl Quotas {
         &self.coordinators
     }
 
+    /// Those that are marks and have no sponsor, the last one to be forgotten first.
+    pub(super) fn last_marks_without_sponsor(&self) -> impl Iterator<Item = &NodeId> {
+        self.marks.get(&None).into_iter().flat_map(|marks| marks.iter().rev().map(|(_, id)| id))
+    }
+
     /// Whether a writer may go from one class to another.
     pub(super) fn check(&self, limits: &Limits, from: Class, to: Class) -> Result<(), Refused> {
         match to {
