@@ -4,11 +4,17 @@
 //! lock              held by the process that uses the directory; says which one
 //! identity.key      the secret key, made on first start, never written again
 //! epoch             a counter, raised before each use
-//! registry-…        the last snapshot of a federation's registry; renamed to ….corrupt-N when it is damaged
+//! entries           which federation each entry was of: where the node belongs while none of them answers
+//! registry-…        the last snapshot of a federation's registry
+//! ….corrupt-N       what was damaged, as it was found
 //! ```
 //!
-//! Everything here blocks, and is small. Only the loss of `identity.key` costs anything: without `epoch` the node
-//! meets its own earlier records and jumps above them, and without a snapshot it asks its neighbours.
+//! Everything here blocks, and is small. Each file is replaced whole, and carries a hash or its like, so that one that was torn or
+//! changed is noticed. Only the loss of `identity.key` costs anything, so that one which is damaged stops the start, and is left as it is.
+//! Any other is named in the log, set aside, and done without: without `epoch` the node meets its own earlier records and jumps above them,
+//! without a snapshot it asks its neighbours, without `entries` it waits for an entry.
+//!
+//! A full disk stops nothing that runs: what cannot be written is tried again.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -21,9 +27,18 @@ use hedgerow_process::key_file::{self, KeyFileError};
 use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::key::SecretKey;
 use tokio::task::JoinError;
+use tracing::{info, warn};
 
-/// The epoch is a number; whatever is longer is something else.
-const EPOCH_FILE_BYTES_MAX: u64 = 64;
+mod aside;
+mod checked;
+mod epoch;
+
+use epoch::Epoch;
+
+const KEY: &str = "identity.key";
+const ENTRIES: &str = "entries";
+/// What stands before the federation in a snapshot's name.
+const REGISTRY: &str = "registry-";
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +117,7 @@ pub enum Waiting {
 pub struct DataDir {
     path: PathBuf,
     key: SecretKey,
+    epoch: Epoch,
     waiting: Waiting,
     /// The lock goes when the file is closed, however the process ends.
     _lock: File,
@@ -121,8 +137,17 @@ impl DataDir {
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         builder.create(path).map_err(disk("make the data directory", path))?;
         let lock = take_lock(path)?;
-        let key = key_file::load_or_create_key(&path.join("identity.key"))?;
-        Ok(Self { path: path.to_owned(), key, waiting, _lock: lock })
+        sweep(path);
+        let was_used = path.join("epoch").exists() && !path.join(KEY).exists();
+        let key = key_file::load_or_create_key(&path.join(KEY))?;
+        if was_used {
+            warn!(
+                directory = %path.display(), node = %key.id(),
+                "this directory was used before, and its {KEY} is gone: the node has a new key now, and is a new one to everybody. \
+                 To be the one that it was, stop it, put the file back from a backup, and start it again"
+            );
+        }
+        Ok(Self { path: path.to_owned(), key, epoch: Epoch::in_directory(path), waiting, _lock: lock })
     }
 
     /// Where it is.
@@ -155,14 +180,10 @@ impl DataDir {
     }
 
     /// Raises the epoch above all that this node has used, and above `other`, which a record of its own that it has
-    /// met may quote. What is returned is on the disk: only then may it be used.
+    /// met may quote. What is returned is on the disk, unless that is full: then it is in this process's memory, and
+    /// [`DataDir::keep_epoch`] is to be called until it succeeds.
     pub fn raise_epoch_above(&self, other: u64) -> Result<u64, DataDirError> {
-        let path = self.path.join("epoch");
-        let last = self.read_epoch(&path)?;
-        let epoch =
-            last.max(other).checked_add(1).ok_or_else(|| DataDirError::EpochExhausted { path: path.clone() })?;
-        durable::replace(&path, format!("{epoch}\n").as_bytes()).map_err(disk("write the epoch to", &path))?;
-        Ok(epoch)
+        self.epoch.raise_above(other)
     }
 
     /// Raises the epoch above all that this node has used.
@@ -170,25 +191,35 @@ impl DataDir {
         self.raise_epoch_above(0)
     }
 
-    fn read_epoch(&self, path: &Path) -> Result<u64, DataDirError> {
-        let content = match durable::read(path, EPOCH_FILE_BYTES_MAX) {
-            Ok(content) => content,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => Vec::new(),
-            Err(error) => return Err(disk("read the epoch from", path)(error)),
-        };
-        let epoch = std::str::from_utf8(&content).ok().and_then(|text| text.strip_suffix('\n')?.parse().ok());
-        if let Some(epoch) = epoch {
-            return Ok(epoch);
-        }
-        // Not worth stopping for: the node will meet what it said before, and jump above it.
-        self.set_aside(path)?;
-        Ok(0)
+    /// Whether the epoch that this process uses is on the disk.
+    pub fn epoch_is_kept(&self) -> bool {
+        self.epoch.is_kept()
+    }
+
+    /// Writes the epoch that this process uses to the disk, if it is not there.
+    pub fn keep_epoch(&self) -> Result<(), DataDirError> {
+        self.epoch.keep()
+    }
+
+    /// What was last remembered of the entries, as `read` understands it. What it does not (`None`) is set aside, and as good as nothing.
+    pub fn load_entries<T>(
+        &self,
+        bytes_max: u64,
+        read: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, DataDirError> {
+        let read = |content: Vec<u8>| read(checked::open(&content)?).ok_or(checked::Damaged::Content);
+        read_or_set_aside(&self.path.join(ENTRIES), bytes_max, read)
+    }
+
+    /// Remembers this of the entries: lines of text, each with its end.
+    pub fn store_entries(&self, text: &str) -> Result<(), DataDirError> {
+        let path = self.path.join(ENTRIES);
+        durable::replace(&path, checked::seal(text).as_bytes()).map_err(disk("write", &path))
     }
 
     fn snapshot_path(&self, federation: FederationId) -> PathBuf {
-        let mut name = format!("registry-{federation}");
-        name.truncate("registry-".len() + 16);
+        let mut name = format!("{REGISTRY}{federation}");
+        name.truncate(REGISTRY.len() + 16);
         self.path.join(name)
     }
 
@@ -200,19 +231,7 @@ impl DataDir {
         bytes_max: usize,
         read: impl FnOnce(Vec<u8>) -> Result<T, E>,
     ) -> Result<Option<T>, DataDirError> {
-        let path = self.snapshot_path(federation);
-        let why = match durable::read(&path, bytes_max as u64) {
-            Ok(bytes) => match read(bytes) {
-                Ok(value) => return Ok(Some(value)),
-                Err(error) => error.to_string(),
-            },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => error.to_string(),
-            Err(error) => return Err(disk("read the registry from", &path)(error)),
-        };
-        tracing::warn!(why, "the stored registry is damaged; starting without it");
-        self.set_aside(&path)?;
-        Ok(None)
+        read_or_set_aside(&self.snapshot_path(federation), bytes_max as u64, read)
     }
 
     /// Stores a snapshot in the place of the last one.
@@ -220,20 +239,49 @@ impl DataDir {
         let path = self.snapshot_path(federation);
         durable::replace(&path, bytes).map_err(disk("write the registry to", &path))
     }
+}
 
-    /// Renames a damaged file to the first free `.corrupt-N`. Nothing that was once written is destroyed.
-    fn set_aside(&self, path: &Path) -> Result<(), DataDirError> {
-        let name = path.file_name().unwrap_or_default();
-        let aside = (1_u32..).find_map(|n| {
-            let mut aside = name.to_owned();
-            aside.push(format!(".corrupt-{n}"));
-            let aside = path.with_file_name(aside);
-            aside.symlink_metadata().is_err().then_some(aside)
-        });
-        let aside = aside.unwrap_or_else(|| path.with_extension("corrupt"));
-        std::fs::rename(path, &aside).map_err(disk("set aside", path))?;
-        tracing::warn!(file = %path.display(), aside = %aside.display(), "a damaged file was set aside");
-        durable::flush_directory(path).map_err(disk("set aside", path))
+/// What `read` makes of a file. One that is not there is nothing; one that cannot be read, or is no good, is named in the log and set aside,
+/// and is as good as none.
+fn read_or_set_aside<T, E: std::fmt::Display>(
+    path: &Path,
+    bytes_max: u64,
+    read: impl FnOnce(Vec<u8>) -> Result<T, E>,
+) -> Result<Option<T>, DataDirError> {
+    let why = match durable::read(path, bytes_max) {
+        Ok(content) => match read(content) {
+            Ok(value) => return Ok(Some(value)),
+            Err(error) => error.to_string(),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if is_the_files(&error) => error.to_string(),
+        Err(error) => return Err(disk("read", path)(error)),
+    };
+    let file = path.display();
+    match aside::set_aside(path) {
+        Ok(aside) => {
+            warn!(%file, why, aside = %aside.display(), "a damaged file was set aside; the node starts without it")
+        }
+        Err(error) => warn!(%file, why, %error, "a damaged file cannot be set aside; the node starts without it"),
+    }
+    Ok(None)
+}
+
+/// Whether the file is to blame that cannot be read, and not the moment (too many open files, no memory).
+fn is_the_files(error: &io::Error) -> bool {
+    /// The disk cannot read it: the same on every Unix.
+    const EIO: i32 = 5;
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::PermissionDenied)
+        || error.raw_os_error() == Some(EIO)
+}
+
+/// Removes what a process has left that was killed while it wrote. Where that cannot be done, what is left there only takes room.
+fn sweep(directory: &Path) {
+    let own = |name: &str| [KEY, "epoch", ENTRIES].contains(&name) || name.starts_with(REGISTRY);
+    match durable::sweep(directory, own) {
+        Ok(0) => {}
+        Ok(files) => info!(files, "removed what a process had not finished writing when it ended"),
+        Err(error) => warn!(%error, "what a killed process has left in the data directory cannot be removed"),
     }
 }
 
@@ -264,7 +312,10 @@ fn take_lock(directory: &Path) -> Result<File, DataDirError> {
         file.rewind()?;
         writeln!(file, "{}", std::process::id())
     };
-    write(&mut file).map_err(disk("write", &path))?;
+    // Only for the words of whoever comes second: a full disk is no reason not to start.
+    if let Err(error) = write(&mut file) {
+        warn!(%error, "the lock of the data directory does not say which process holds it");
+    }
     Ok(file)
 }
 
@@ -335,11 +386,85 @@ mod tests {
     fn a_damaged_epoch_is_set_aside() {
         let parent = tempfile::tempdir().unwrap();
         let directory = DataDir::open(parent.path()).unwrap();
-        for damage in ["", "7", "x\n", "-1\n", "99999999999999999999\n", &"9".repeat(100)] {
+        drop(directory);
+        for damage in
+            ["", "7\n", &checked::seal("hedgerow epoch v1\nepoch -1\n"), &checked::seal("7\n"), &"9".repeat(2000)]
+        {
             std::fs::write(parent.path().join("epoch"), damage).unwrap();
-            assert_eq!(directory.raise_epoch().unwrap(), 1, "{damage:?}");
+            assert_eq!(DataDir::open(parent.path()).unwrap().raise_epoch().unwrap(), 1, "{damage:?}");
         }
-        assert!(names(parent.path()).contains(&"epoch.corrupt-6".to_owned()));
+        assert!(names(parent.path()).contains(&"epoch.corrupt-5".to_owned()));
+        std::fs::remove_file(parent.path().join("epoch")).unwrap();
+        std::fs::create_dir(parent.path().join("epoch")).unwrap();
+        assert_eq!(DataDir::open(parent.path()).unwrap().raise_epoch().unwrap(), 1);
+    }
+
+    #[test]
+    fn an_epoch_that_was_cut_or_flipped_anywhere_is_set_aside() {
+        let parent = tempfile::tempdir().unwrap();
+        assert_eq!(DataDir::open(parent.path()).unwrap().raise_epoch_above(40).unwrap(), 41);
+        let (path, whole) = (parent.path().join("epoch"), std::fs::read(parent.path().join("epoch")).unwrap());
+        let cut = (0..whole.len()).map(|end| whole[..end].to_vec());
+        let flipped = (0..whole.len()).map(|at| {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1 << (at % 8);
+            flipped
+        });
+        for damaged in cut.chain(flipped) {
+            std::fs::write(&path, &damaged).unwrap();
+            assert_eq!(Epoch::in_directory(parent.path()).raise_above(0).unwrap(), 1, "{damaged:?}");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn an_epoch_that_cannot_be_written_while_the_node_runs_goes_on_in_memory_until_it_can() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = DataDir::open(parent.path()).unwrap();
+        assert_eq!((directory.raise_epoch().unwrap(), directory.epoch_is_kept()), (1, true));
+        // Nothing can be renamed over a directory.
+        let path = parent.path().join("epoch");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert_eq!((directory.raise_epoch_above(7).unwrap(), directory.epoch_is_kept()), (8, false));
+        assert!(directory.keep_epoch().is_err());
+        assert_eq!(directory.raise_epoch().unwrap(), 9);
+        std::fs::remove_dir(&path).unwrap();
+        directory.keep_epoch().unwrap();
+        assert!(directory.epoch_is_kept());
+        drop(directory);
+        assert_eq!(DataDir::open(parent.path()).unwrap().raise_epoch().unwrap(), 10);
+    }
+
+    #[test]
+    fn what_is_remembered_of_entries_is_set_aside_when_it_is_damaged() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = DataDir::open(parent.path()).unwrap();
+        let load = || directory.load_entries(1024, |text| text.strip_prefix("entries\n").map(str::to_owned)).unwrap();
+        assert_eq!(load(), None);
+        directory.store_entries("entries\none\n").unwrap();
+        assert_eq!(load().as_deref(), Some("one\n"));
+        directory.store_entries("of a later version\n").unwrap();
+        assert_eq!(load(), None);
+        std::fs::write(parent.path().join(ENTRIES), "entries\none\n").unwrap();
+        assert_eq!(load(), None);
+        let all = names(parent.path());
+        assert!(
+            all.contains(&"entries.corrupt-1".to_owned()) && all.contains(&"entries.corrupt-2".to_owned()),
+            "{all:?}"
+        );
+    }
+
+    #[test]
+    fn what_a_killed_process_was_writing_is_removed_at_the_next_start() {
+        let parent = tempfile::tempdir().unwrap();
+        for name in
+            ["epoch.7.tmp", "registry-0123456789abcdef.8.tmp", "identity.key.9.tmp", "entries.1.tmp", "mine.1.tmp"]
+        {
+            std::fs::write(parent.path().join(name), "half of").unwrap();
+        }
+        let _directory = DataDir::open(parent.path()).unwrap();
+        assert_eq!(names(parent.path()), ["identity.key", "lock", "mine.1.tmp"]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use hedgerow_process::patience::{Patience, Say};
 use hedgerow_proto::clock::Time;
 use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::limits::Limits;
@@ -79,14 +80,14 @@ struct State {
     core: Core,
     /// The generation of the registry that is on disk.
     stored: u64,
+    /// How it is told that the disk takes nothing.
+    disk: Patience,
 }
 
 impl Replica {
     /// Opens the replica of a federation in a data directory: the epoch is raised, the last snapshot is read.
     pub fn open(config: ReplicaConfig) -> Result<Self, ReplicaError> {
         let ReplicaConfig { data_dir, federation, limits, incarnation, clock } = config;
-        let epoch = data_dir.raise_epoch()?;
-        let voice = Voice::new(data_dir.key().clone(), federation, incarnation, epoch, limits.clone());
         let now = clock.now();
         let bytes_max = limits.snapshot_bytes_max;
         let restored = data_dir.load_snapshot(federation, bytes_max, |bytes| {
@@ -99,14 +100,18 @@ impl Replica {
                 info!(records = restored.taken, refused = restored.refused, "the stored registry was read");
                 registry
             }
-            None => Registry::new(federation, limits),
+            None => Registry::new(federation, limits.clone()),
         };
+        // Where the epoch was lost and the snapshot was not, neighbours that hold the same would never tell what this node said before.
+        let said = registry.records_of(&data_dir.id()).map(|signed| signed.version().epoch).max();
+        let epoch = data_dir.raise_epoch_above(said.unwrap_or(0))?;
+        let voice = Voice::new(data_dir.key().clone(), federation, incarnation, epoch, limits);
         let core = Core::new(now, voice, registry, clock.suspended());
         let stored = core.registry().generation();
         Ok(Self(Arc::new(Shared {
             data_dir,
             clock,
-            state: Mutex::new(State { core, stored }),
+            state: Mutex::new(State { core, stored, disk: Patience::default() }),
             generation: watch::Sender::new(stored),
             record: watch::Sender::new(Bytes::new()),
             hurry: broadcast::Sender::new(HURRIED_MAX),
@@ -273,7 +278,7 @@ impl Replica {
     pub async fn run(&self, stop: impl Future<Output = ()>) {
         tokio::pin!(stop);
         let mut changes = self.changes();
-        let mut next_snapshot = self.0.clock.now() + snapshot::INTERVAL;
+        let mut next_snapshot = self.0.clock.now() + snapshot::FIRST_AFTER;
         loop {
             let (now, wake) = self.look();
             if now >= next_snapshot {
@@ -301,24 +306,48 @@ impl Replica {
         })
     }
 
-    /// Writes the registry to the disk, if it has changed. What cannot be written is said, and tried again later.
+    /// Writes the registry to the disk, if it has changed, and the epoch, if it is not there. What cannot be written is said, and tried
+    /// again later.
     pub async fn store(&self) {
         let (snapshot, generation) = {
             let state = self.0.lock();
             let registry = state.core.registry();
             let generation = registry.generation();
-            if generation == state.stored {
+            let changed = generation != state.stored;
+            if !changed && self.0.data_dir.epoch_is_kept() {
                 return;
             }
-            (Snapshot::take(registry, self.0.clock.now()), generation)
+            (changed.then(|| Snapshot::take(registry, self.0.clock.now())), generation)
         };
-        let data_dir = &self.0.data_dir;
-        let write = move |data_dir: &DataDir| data_dir.store_snapshot(snapshot.federation(), &snapshot.encode());
-        let stored = data_dir.while_others_run(write).await;
-        match stored {
-            Ok(Ok(())) => self.0.lock().stored = generation,
-            Ok(Err(error)) => warn!(%error, "the registry is not on disk: after a restart it is asked of a neighbour"),
-            Err(error) => warn!(%error, "the registry is not on disk"),
+        let write = move |data_dir: &DataDir| {
+            data_dir.keep_epoch()?;
+            snapshot.map_or(Ok(()), |snapshot| data_dir.store_snapshot(snapshot.federation(), &snapshot.encode()))
+        };
+        let stored = self.0.data_dir.while_others_run(write).await;
+        let now = self.0.clock.now().since_origin();
+        let mut state = self.0.lock();
+        let error = match stored {
+            Ok(Ok(())) => {
+                state.stored = generation;
+                if let Say::WorksAgain(after) = state.disk.worked(now) {
+                    info!(after_s = after.as_secs(), "what this node knows is on disk again");
+                }
+                return;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        match state.disk.failed(now) {
+            Say::Fails => warn!(
+                error,
+                "what this node knows is not on disk, and it goes on all the same; after a restart it asks its neighbours. It is tried \
+                 again every {} s",
+                snapshot::INTERVAL.as_secs()
+            ),
+            Say::StillFails(after) => {
+                warn!(error, for_s = after.as_secs(), "what this node knows is still not on disk")
+            }
+            Say::WorksAgain(_) | Say::Nothing => {}
         }
     }
 

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use hedgerow_process::patience::{Patience, Say};
 use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_tunnel::link::BoxFuture;
 use hedgerow_tunnel::{DialConfig, Directory, Target, TunnelState, TunnelStatus, maintain};
@@ -23,7 +24,6 @@ use tracing::{debug, info, warn};
 
 use crate::bootstrap::{Bootstrap, Introduction};
 use crate::entry_url::EntryUrl;
-use crate::patience::{Patience, Say};
 
 mod up;
 

@@ -3,6 +3,7 @@
 //! ```text
 //! cli, settings ──▶ run ──▶ entries ──▶ bootstrap        one tunnel for each entry of each domain, kept up
 //!                    │         └──────▶ hedgerow_tunnel   requests come back down it
+//!                    ├────▶ remembered                    which federation they were of, when none answers
 //!                    ├────▶ hardware                      what this machine has; goes into the signed record
 //!                    ├────▶ services ──▶ slots            a slot and a connection for each request
 //!                    ├────▶ probe                         which services are up; goes into the signed record
@@ -28,10 +29,10 @@ pub mod lan;
 pub mod membership;
 pub mod mesh;
 pub mod node;
-pub mod patience;
 pub mod platform;
 pub mod probe;
 pub mod registry_view;
+pub mod remembered;
 pub mod run;
 pub mod service_spec;
 pub mod services;

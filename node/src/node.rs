@@ -141,7 +141,11 @@ impl Node {
     /// What the tunnels of one federation share; the node joins it if it has not. What stops it from joining is of its own
     /// making (its disk, its ports), so the node stops.
     pub fn dial_config(&self, federation: FederationId, entry: IpAddr) -> Result<DialConfig, String> {
-        let reach = Reach::of(entry);
+        self.join(federation, Reach::of(entry))
+    }
+
+    /// The same for an entry that is so far away.
+    pub fn join(&self, federation: FederationId, reach: Reach) -> Result<DialConfig, String> {
         let mut memberships = self.memberships.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(membership) = memberships.get(&federation) {
             return Ok(membership.dial_config(reach));

@@ -6,13 +6,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use hedgerow_process::patience::{Patience, Say};
 use hedgerow_proto::record::ServiceHealth;
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
-use crate::patience::{Patience, Say};
 use crate::service_spec::HealthPath;
 use crate::services::{LocalService, LocalServices};
 

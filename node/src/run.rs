@@ -30,6 +30,7 @@ use crate::mesh::{by_entry, discovery};
 use crate::node::{Node, role_word};
 use crate::platform::Platform;
 use crate::probe;
+use crate::remembered;
 use crate::services::LocalServices;
 use crate::settings::Settings;
 use crate::status::{HardwareStatus, LeaveProgress};
@@ -113,6 +114,7 @@ pub async fn join(settings: Settings) -> Result<(), Failure> {
     let entries = Entries::new(bootstrap, config_for, node.seed());
     node.set_entries(entries.clone());
     tokio::spawn(by_entry::follow(Arc::downgrade(&node), entries.clone()));
+    tokio::spawn(remembered::keep(Arc::downgrade(&node), entries.clone(), settings.entries.clone()));
     let following = tokio::spawn(entries.clone().follow(settings.entries));
 
     tokio::select! {

@@ -54,6 +54,7 @@ pub struct NodeSpec {
     role: &'static str,
     services: Vec<String>,
     extra: Vec<String>,
+    outlives_file_limits: bool,
 }
 
 /// A node.
@@ -151,7 +152,13 @@ impl Lab {
     }
 
     fn launch_node(&self, spec: &NodeSpec, join: &[String]) -> Result<Process> {
-        let mut launch = Launch::new(&spec.name, &self.binaries.node)
+        let launch = match spec.outlives_file_limits {
+            true => Launch::new(&spec.name, "bash")
+                .args(["-c", r#"trap "" XFSZ; exec 2> >(exec cat >&2); exec "$0" "$@""#])
+                .arg(&self.binaries.node),
+            false => Launch::new(&spec.name, &self.binaries.node),
+        };
+        let mut launch = launch
             .arg("join")
             .args(join)
             .args(["--role", spec.role, "--listen", "127.0.0.1:0", "--data-dir"])
@@ -193,7 +200,13 @@ impl Entry {
 impl NodeSpec {
     /// A worker without services yet.
     pub fn worker(name: &str) -> Self {
-        Self { name: name.to_owned(), role: "worker", services: Vec::new(), extra: Vec::new() }
+        Self {
+            name: name.to_owned(),
+            role: "worker",
+            services: Vec::new(),
+            extra: Vec::new(),
+            outlives_file_limits: false,
+        }
     }
 
     /// A coordinator.
@@ -215,6 +228,14 @@ impl NodeSpec {
     #[must_use]
     pub fn offers(mut self, name: &str, at: SocketAddr, capacity: usize) -> Self {
         self.services.push(format!("{name}=http://{at};capacity={capacity}"));
+        self
+    }
+
+    /// The kernel does not end it when a file of its may not grow (SIGXFSZ), and its log goes through another process, which may write: so
+    /// that the size of its files can be limited (RLIMIT_FSIZE) and the rest goes on as on a full disk.
+    #[must_use]
+    pub fn outlives_file_limits(mut self) -> Self {
+        self.outlives_file_limits = true;
         self
     }
 

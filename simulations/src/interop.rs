@@ -30,6 +30,7 @@ mod files;
 mod homes;
 mod hostile;
 mod https;
+mod keeping;
 mod keys;
 mod mesh;
 mod own_port;
@@ -145,6 +146,7 @@ pub fn checks() -> Vec<Check> {
         stock_js::checks(),
         own_port::checks(),
         keys::checks(),
+        keeping::checks(),
         election::checks(),
     ];
     groups.into_iter().flatten().collect()

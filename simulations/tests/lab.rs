@@ -99,6 +99,16 @@ fn a_node_that_stood_still_comes_back() {
 }
 
 #[test]
+fn coordinators_with_direct_paths_stay_agreed_while_the_entry_is_gone_and_all_agree_when_it_is_back() {
+    holds("entry-gone");
+}
+
+#[test]
+fn clients_do_not_notice_that_all_gossip_is_dead_while_tunnels_live() {
+    holds("gossip-dead");
+}
+
+#[test]
 fn ctrl_c_leaves_nothing_behind() {
     if can_be() {
         let pid = ended_by(Signal::INT);

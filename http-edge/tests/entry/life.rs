@@ -5,7 +5,7 @@ use hedgerow_tunnel::TunnelState;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::common::{Answer, Entry, in_time, timed, until};
+use crate::common::{Answer, Entry, command, in_time, timed, until};
 use crate::node::{Node, Says, Service};
 
 /// Asks for what the service holds back, on a connection of its own.
@@ -133,4 +133,26 @@ async fn many_nodes_that_come_at_once_all_get_in() {
     for _ in 0..50 {
         assert_eq!(entry.get("/service/web/").await.status, 200);
     }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_log_on_a_full_disk_does_not_end_the_entry() {
+    let directory = tempfile::tempdir().unwrap();
+    // Writing to this device fails as on a full disk.
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut entry = command(directory.path())
+        .args(["--listen", "127.0.0.1:0", "--key-file", "entry.key", "--ready-file", "ready.json"])
+        .stderr(full)
+        .spawn()
+        .unwrap();
+    let ready = directory.path().join("ready.json");
+    let listens = until("the entry listens or ends", async || match entry.try_wait().unwrap() {
+        Some(_) => Some(false),
+        None => ready.exists().then_some(true),
+    })
+    .await;
+    entry.kill().unwrap();
+    entry.wait().unwrap();
+    assert!(listens);
 }

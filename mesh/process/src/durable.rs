@@ -31,17 +31,44 @@ pub fn create(path: &Path, content: &[u8]) -> io::Result<()> {
 
 /// Reads a regular file of at most `bytes_max`; anything else is [`io::ErrorKind::InvalidData`].
 pub fn read(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-    let file = File::open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
+    // Before it is opened, which waits for ever where it is a pipe that nobody writes to.
+    if !path.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file"));
     }
     let mut content = Vec::new();
-    file.take(bytes_max + 1).read_to_end(&mut content)?;
+    File::open(path)?.take(bytes_max + 1).read_to_end(&mut content)?;
     if content.len() as u64 > bytes_max {
         return Err(io::Error::new(io::ErrorKind::InvalidData, format!("longer than {bytes_max} bytes")));
     }
     Ok(content)
+}
+
+/// Removes what writers of these files have left beside them that were killed in the middle, and returns how many there were. Nobody
+/// may be writing there now.
+pub fn sweep(directory: &Path, of: impl Fn(&str) -> bool) -> io::Result<usize> {
+    let mut removed = 0;
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_left = name.to_str().and_then(written_beside).is_some_and(&of);
+        if is_left && entry.file_type()?.is_file() {
+            std::fs::remove_file(entry.path())?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// Whether an error says that there is no room: it is over when somebody makes room.
+pub fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
+/// The name of the file that a temporary one of this name was to become.
+fn written_beside(name: &str) -> Option<&str> {
+    let (of, process) = name.strip_suffix(".tmp")?.rsplit_once('.')?;
+    process.parse::<u32>().ok().map(|_| of)
 }
 
 /// The directory that holds `path`.
@@ -123,6 +150,25 @@ mod tests {
         let path = directory.path().join("long");
         replace(&path, b"123456789").unwrap();
         assert_eq!(read(&path, 8).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_swept_away_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["epoch.17.tmp", "epoch.18.tmp", "epoch", "epoch.tmp", "epoch.x.tmp", "other.17.tmp"] {
+            std::fs::write(directory.path().join(name), "half").unwrap();
+        }
+        std::fs::create_dir(directory.path().join("epoch.19.tmp")).unwrap();
+        assert_eq!(sweep(directory.path(), |of| of == "epoch").unwrap(), 2);
+        assert_eq!(names(directory.path()), ["epoch", "epoch.19.tmp", "epoch.tmp", "epoch.x.tmp", "other.17.tmp"]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_is_known_as_one() {
+        // Writing to this device fails as on a full disk.
+        assert!(is_full(&std::fs::write("/dev/full", "x").unwrap_err()));
+        assert!(!is_full(&std::fs::read("/dev/full/absent").unwrap_err()));
     }
 
     #[cfg(unix)]

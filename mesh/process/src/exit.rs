@@ -1,6 +1,7 @@
 //! Last words: what a person reads when the program gives up, and the exit code that a script reads.
 
 use std::fmt;
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Whose mistake it was, which is the exit code.
@@ -80,7 +81,8 @@ pub fn report(outcome: Result<(), Failure>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            // Where that cannot be written (a full disk, a reader that has gone), the exit code is all that can be said.
+            let _ = writeln!(std::io::stderr(), "error: {failure}");
             ExitCode::from(failure.code())
         }
     }

@@ -53,6 +53,10 @@ pub struct Limits {
     pub guests_per_sponsor_max: usize,
     /// Records of kinds that this version does not know, for one writer: room for the future, not for a flood.
     pub unknown_per_writer_max: usize,
+    /// Records beside those that nodes and leases are, in all: attachments, guests, what this version does not know, and their tombstones.
+    /// Each sponsor's own bounds, times as many sponsors as there may be, are more than a machine holds. Over it nobody is refused his
+    /// share of it, and nobody has more.
+    pub extra_records_max: usize,
     /// Nodes that came in directly from one source prefix (an IPv4 /24, an IPv6 /48): addresses are dearer than keys.
     pub nodes_per_prefix_max: usize,
     /// High-water marks for one sponsor; over it the oldest go. Keys are free, so what dead ones leave is bounded too.
@@ -95,6 +99,7 @@ impl Limits {
         attachments_per_sponsor_max: 16384,
         guests_per_sponsor_max: 1024,
         unknown_per_writer_max: 16,
+        extra_records_max: 128 * 1024,
         nodes_per_prefix_max: 1024,
         marks_per_sponsor_max: 16384,
         marks_max: 65536,
@@ -126,6 +131,7 @@ impl Limits {
         attachments_per_sponsor_max: 5,
         guests_per_sponsor_max: 3,
         unknown_per_writer_max: 2,
+        extra_records_max: 64,
         nodes_per_prefix_max: 6,
         marks_per_sponsor_max: 4,
         marks_max: 8,

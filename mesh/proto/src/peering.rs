@@ -45,6 +45,10 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// How often it is looked whom to dial and whom to pardon.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
+/// How often one is tried that has lapsed, as serf does with those that failed: it may only have been out of reach, and there need be no
+/// entry to tell that it is back.
+const LOOK_BACK_INTERVAL: Duration = Duration::from_secs(30);
+
 /// By which of the two ways records travel. Both, but in tests that show what each is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Replication {
@@ -246,6 +250,7 @@ pub struct Peering {
     requests: Requests,
     questions: Questions,
     look_at: Time,
+    look_back_at: Time,
     synchronise_at: Time,
     random: fastrand::Rng,
     events: VecDeque<Event>,
@@ -265,6 +270,7 @@ impl Peering {
             requests: Requests::default(),
             questions: Questions::default(),
             look_at: now,
+            look_back_at: now,
             synchronise_at: now + SYNC_INTERVAL.mul_f32(random.f32()),
             random,
             events: VecDeque::new(),
@@ -298,6 +304,10 @@ impl Peering {
         if self.look_at <= now {
             self.look_at = now + LOOK_INTERVAL;
             self.look(now, replica);
+            if self.look_back_at <= now {
+                self.look_back_at = now + LOOK_BACK_INTERVAL;
+                self.look_back(replica);
+            }
             self.ask_again(now);
         }
         if self.synchronise_at <= now {
@@ -369,6 +379,17 @@ impl Peering {
             for node in self.neighbours.due(now, &self.coordinators) {
                 let addresses = registry.node(&node).and_then(Record::node).map(|node| node.multiaddrs.clone());
                 self.events.push_back(Event::Dial { node, addresses: addresses.unwrap_or_default() });
+            }
+        });
+    }
+
+    /// One of those that have lapsed is tried, whichever. What comes of it is of no account unless it is there: then it says so itself.
+    fn look_back(&mut self, replica: &impl Replica) {
+        replica.read(|registry| {
+            let lapsed: Vec<_> =
+                registry.lapsed_coordinators().filter(|(node, _)| !self.peers.contains(node)).collect();
+            if let Some((node, record)) = self.random.choice(&lapsed) {
+                self.events.push_back(Event::Dial { node: *node, addresses: record.multiaddrs.clone() });
             }
         });
     }

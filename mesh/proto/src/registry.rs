@@ -19,6 +19,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 
 use crate::clock::Time;
 use crate::id::{FederationId, NodeId};
@@ -30,6 +31,7 @@ mod entries;
 mod index;
 mod join;
 mod life;
+mod no_room;
 mod quota;
 mod views;
 mod writer;
@@ -41,6 +43,7 @@ pub use quota::{Refused, SourcePrefix};
 pub use views::{Coordinator, GuestView, Presence, Reach, Worker};
 
 use index::Index;
+use no_room::NoRoom;
 use quota::Quotas;
 use writer::Writer;
 
@@ -57,6 +60,7 @@ pub struct Registry {
     /// When to look at which writer again, and why: one entry for each that has a reason.
     timers: BTreeMap<(Time, NodeId), Wake>,
     quotas: Quotas,
+    no_room: NoRoom,
     index: Index,
     generation: u64,
     nodes_generation: u64,
@@ -78,6 +82,7 @@ impl Registry {
             homes: BTreeMap::new(),
             timers: BTreeMap::new(),
             quotas: Quotas::default(),
+            no_room: NoRoom::default(),
             index: Index::default(),
             generation: 0,
             nodes_generation: 0,
@@ -92,6 +97,16 @@ impl Registry {
     /// Reads and verifies a record from anybody. It is not taken in yet.
     pub fn open(&self, bytes: Bytes) -> Result<Signed, RecordError> {
         (self.open)(bytes, self.federation, &self.limits)
+    }
+
+    /// Whether there was no room for these bytes a little while ago, as far as is remembered.
+    pub(crate) fn had_no_room(&self, now: Time, bytes: &[u8]) -> bool {
+        self.no_room.was_noted(now, &half_hash(bytes))
+    }
+
+    /// There is no room for this record now.
+    pub(crate) fn note_no_room(&mut self, now: Time, signed: &Signed) {
+        self.no_room.note(now, half_hash(signed.bytes()));
     }
 
     /// Its bounds.
@@ -135,6 +150,14 @@ impl Registry {
     pub(crate) fn index(&self) -> &Index {
         &self.index
     }
+}
+
+/// The first half of the hash of a record.
+fn half_hash(bytes: &[u8]) -> [u8; 16] {
+    let hash: [u8; 32] = Sha256::digest(bytes).into();
+    let mut half = [0; 16];
+    half.copy_from_slice(&hash[..16]);
+    half
 }
 
 #[cfg(test)]

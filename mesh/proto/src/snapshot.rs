@@ -23,6 +23,9 @@ use crate::registry::{Registry, Source};
 /// How often a replica goes on disk, if it has changed: what is lost in a crash is asked of a neighbour again.
 pub const INTERVAL: Duration = Duration::from_secs(60);
 
+/// How soon the first one of a process does: from then on it can find the others by itself, also if it is killed.
+pub const FIRST_AFTER: Duration = Duration::from_secs(5);
+
 const MAGIC: &[u8; 8] = b"hedgerow";
 const FORMAT: u8 = 1;
 const HEADER_BYTES: usize = 8 + 1 + 32;

@@ -110,6 +110,8 @@ pub struct Received {
     pub news: Vec<Signed>,
     /// Records that were not taken: no good, or over a limit.
     pub refused: usize,
+    /// Records that were not even looked at, since too many before them were of no use: see [`Session::be_patient`].
+    pub passed_over: usize,
 }
 
 /// What a session has moved so far.
@@ -142,6 +144,8 @@ pub struct Session {
     lists: BTreeSet<Prefix>,
     want: BTreeSet<KeyHash>,
     send: BTreeSet<KeyHash>,
+    /// How many more records are looked at that turn out to be of no use.
+    patience: usize,
     traffic: Traffic,
 }
 
@@ -173,8 +177,20 @@ impl Session {
             lists: BTreeSet::new(),
             want: BTreeSet::new(),
             send: BTreeSet::new(),
+            patience: usize::MAX,
             traffic: Traffic::default(),
         }
+    }
+
+    /// From now on so many records of the peer's are looked at that turn out to be of no use (refused, or known here), and no record
+    /// after them: a signature takes long to verify, and a peer may send others without end. Without this call there is no such bound.
+    pub fn be_patient(&mut self, useless: usize) {
+        self.patience = useless;
+    }
+
+    /// How many are left of those.
+    pub fn patience(&self) -> usize {
+        self.patience
     }
 
     /// Whether both sides have said all that they had to say.
@@ -236,11 +252,23 @@ impl Session {
         self.peer_spoke |= message != Message { ends_turn: message.ends_turn, ..Message::default() };
         let mut received = Received::default();
         for (age_ms, Blob(bytes)) in message.records {
+            if registry.had_no_room(now, &bytes) {
+                received.refused += 1;
+                continue;
+            }
+            if self.patience == 0 {
+                received.passed_over += 1;
+                continue;
+            }
             match take(now, registry, Duration::from_millis(age_ms), bytes, &mut accept) {
-                Some((signed, outcome)) if outcome.is_news() => received.news.push(signed),
+                Some((signed, outcome)) if outcome.is_news() => {
+                    received.news.push(signed);
+                    continue;
+                }
                 Some(_) => {}
                 None => received.refused += 1,
             }
+            self.patience = self.patience.saturating_sub(1);
         }
         for (subtree, fingerprint) in &message.compare {
             self.compare(registry, subtree.prefix().ok_or(SyncError::Prefix)?, *fingerprint);
@@ -368,8 +396,13 @@ fn take(
     if !accept(registry, signed.record()) {
         return None;
     }
-    let outcome = registry.insert(now, signed.clone(), Source::Passed(age)).ok()?;
-    Some((signed, outcome))
+    match registry.insert(now, signed.clone(), Source::Passed(age)) {
+        Ok(outcome) => Some((signed, outcome)),
+        Err(_) => {
+            registry.note_no_room(now, &signed);
+            None
+        }
+    }
 }
 
 #[cfg(test)]

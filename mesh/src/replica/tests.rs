@@ -184,6 +184,8 @@ async fn a_node_that_lost_its_disk_speaks_above_what_it_said_before() {
     sync(&before, &other).await;
     // The epoch goes with the disk; the key came back from a backup.
     std::fs::remove_file(data_dir.path().join("epoch")).unwrap();
+    drop((before, data_dir));
+    let data_dir = world.data_dir("one");
     let after = world.open(&data_dir, 2);
     after.announce(NodeRecord { location: "there".into(), ..node_record(Roles::Coordinator) }).unwrap();
     sync(&after, &other).await;
@@ -198,6 +200,48 @@ async fn a_node_that_lost_its_disk_speaks_above_what_it_said_before() {
 }
 
 #[tokio::test]
+async fn a_node_that_lost_its_epoch_and_not_its_snapshot_speaks_above_what_it_said_with_nobody_to_tell_it() {
+    let world = World::new();
+    let data_dir = world.data_dir("one");
+    let before = world.open(&data_dir, 1);
+    before.announce(node_record(Roles::Coordinator)).unwrap();
+    before.store().await;
+    std::fs::remove_file(data_dir.path().join("epoch")).unwrap();
+    drop((before, data_dir));
+    let after = world.open(&world.data_dir("one"), 2);
+    after.announce(NodeRecord { location: "there".into(), ..node_record(Roles::Coordinator) }).unwrap();
+    let location = after.read(|registry| registry.node(&after.node()).unwrap().node().unwrap().location.clone());
+    assert_eq!((location.as_str(), after.epoch()), ("there", 2));
+}
+
+#[tokio::test]
+async fn a_disk_that_takes_nothing_stops_nothing_and_is_tried_again() {
+    let world = World::new();
+    let data_dir = world.data_dir("one");
+    let (one, other) = (world.open(&data_dir, 1), world.node("two"));
+    one.announce(node_record(Roles::Coordinator)).unwrap();
+    // Nothing can be renamed over a directory that holds something.
+    let in_the_way: Vec<_> =
+        ["epoch", "registry-fefefefefefefefe"].into_iter().map(|name| data_dir.path().join(name)).collect();
+    std::fs::remove_file(&in_the_way[0]).unwrap();
+    in_the_way.iter().for_each(|path| std::fs::create_dir_all(path.join("x")).unwrap());
+    one.store().await;
+    // An earlier word of the same node, which it has to speak above.
+    let mut voice = Voice::new(data_dir.key().clone(), FEDERATION, 7, 40, Limits::PRODUCTION);
+    let earlier = voice.sign(&Body::Node(node_record(Roles::Worker))).unwrap();
+    one.insert(earlier.bytes().clone(), Source::Passed(Duration::ZERO)).unwrap();
+    assert_eq!(one.epoch(), 41);
+    sync(&one, &other).await;
+    assert_eq!(one.read(Registry::digest), other.read(Registry::digest));
+    in_the_way.iter().for_each(|path| std::fs::remove_dir_all(path).unwrap());
+    one.store().await;
+    let digest = one.read(Registry::digest);
+    drop((one, data_dir));
+    let after = world.node("one");
+    assert_eq!((after.read(Registry::digest), after.epoch()), (digest, 42));
+}
+
+#[tokio::test]
 async fn what_was_said_before_a_lost_disk_keeps_no_place_though_more_was_said_since() {
     let world = World::new();
     let data_dir = world.data_dir("one");
@@ -207,7 +251,8 @@ async fn what_was_said_before_a_lost_disk_keeps_no_place_though_more_was_said_si
     before.announce(node_record(Roles::Coordinator)).unwrap();
     sync(&before, &other).await;
     std::fs::remove_file(data_dir.path().join("epoch")).unwrap();
-    let after = world.open(&data_dir, 2);
+    drop((before, data_dir));
+    let after = world.open(&world.data_dir("one"), 2);
     let there = NodeRecord { location: "there".into(), ..node_record(Roles::Coordinator) };
     after.announce(there).unwrap();
     // Other places take it above the one that its record of itself had before, and leave that one where it is.

@@ -66,15 +66,15 @@ struct Evil {
 }
 
 /// A peer that knows all names and keeps no rule.
-struct Adversary {
+pub(crate) struct Adversary {
     swarm: Swarm<Evil>,
-    secret: SecretKey,
+    pub(crate) secret: SecretKey,
     victim: libp2p::PeerId,
 }
 
 impl Adversary {
-    fn unconnected(to: &Coordinator) -> Self {
-        let secret = SecretKey::from_seed([66; 32]);
+    fn unconnected(to: &Coordinator, seed: u8) -> Self {
+        let secret = SecretKey::from_seed([seed; 32]);
         let key = Keypair::ed25519_from_bytes(secret.seed()).unwrap();
         let name = |what: &str| format!("/hedgerow/{FEDERATION}/{what}");
         let mut swarm = SwarmBuilder::with_existing_identity(key)
@@ -112,7 +112,12 @@ impl Adversary {
 
     /// Connected, subscribed, and admitted: until the victim has heard who this is, it refuses every request.
     async fn connect(to: &Coordinator) -> Self {
-        let mut it = Self::dialling(to).await;
+        Self::connect_as(to, 66).await
+    }
+
+    /// The same with a key of its own.
+    pub(crate) async fn connect_as(to: &Coordinator, seed: u8) -> Self {
+        let mut it = Self::dialling_as(to, seed);
         it.until(|event| {
             matches!(event, SwarmEvent::Behaviour(EvilEvent::Gossip(gossipsub::Event::Subscribed { .. })))
         })
@@ -126,13 +131,13 @@ impl Adversary {
         tokio::time::timeout(PATIENCE, seen).await.expect("never happened");
     }
 
-    fn gossip(&mut self, bytes: Vec<u8>) {
+    pub(crate) fn gossip(&mut self, bytes: Vec<u8>) {
         // A full queue is as good: it is a flood.
         let _ = self.swarm.behaviour_mut().gossip.publish(topic(FEDERATION), bytes);
     }
 
     /// Sends a request and waits for its answer, or for the end of the connection (`None`).
-    async fn request(&mut self, bytes: Vec<u8>) -> Option<Vec<u8>> {
+    pub(crate) async fn request(&mut self, bytes: Vec<u8>) -> Option<Vec<u8>> {
         let id = self.swarm.behaviour_mut().peers.send_request(&self.victim, bytes);
         let answered = async {
             loop {
@@ -152,7 +157,7 @@ impl Adversary {
         tokio::time::timeout(PATIENCE, answered).await.expect("neither an answer nor an end")
     }
 
-    async fn push(&mut self, records: Vec<Vec<u8>>) -> Option<PeerResponse> {
+    pub(crate) async fn push(&mut self, records: Vec<Vec<u8>>) -> Option<PeerResponse> {
         let answer = self.request(peer::encode(&PeerRequest::Push(records))).await?;
         Some(peer::decode(&answer).unwrap())
     }
@@ -162,18 +167,18 @@ impl Adversary {
     }
 }
 
-fn sign(key: &SecretKey, seq: u64, body: &Body) -> Signed {
+pub(crate) fn sign(key: &SecretKey, seq: u64, body: &Body) -> Signed {
     Signed::sign(key, FEDERATION, 7, Version { epoch: 1, seq }, body).unwrap()
 }
 
-fn made_up(n: u32) -> SecretKey {
+pub(crate) fn made_up(n: u32) -> SecretKey {
     let mut seed = [0xaa; 32];
     seed[..4].copy_from_slice(&n.to_be_bytes());
     SecretKey::from_seed(seed)
 }
 
 /// Two honest coordinators that agree, and what they hold.
-async fn honest() -> (Coordinator, Coordinator, usize) {
+pub(crate) async fn honest() -> (Coordinator, Coordinator, usize) {
     let one = Coordinator::start(&[]).await;
     let two = Coordinator::start(&[&one]).await;
     until_equal(&[&one, &two], 4).await;
@@ -287,7 +292,11 @@ async fn a_coordinator_that_floods_fills_no_more_than_its_own_share_and_others_a
 impl Adversary {
     /// Dials once more, and does not wait for more than the outcome.
     async fn dialling(to: &Coordinator) -> Self {
-        let mut it = Self::unconnected(to);
+        Self::dialling_as(to, 66)
+    }
+
+    fn dialling_as(to: &Coordinator, seed: u8) -> Self {
+        let mut it = Self::unconnected(to, seed);
         let address = to.addresses[0].clone().with_p2p(it.victim).unwrap();
         it.swarm.dial(address).unwrap();
         it

@@ -6,6 +6,7 @@
 mod by_entry;
 mod common;
 mod convergence;
+mod flood;
 mod heartbeat;
 mod homes;
 mod hostile;

@@ -28,6 +28,20 @@ impl Reach {
             _ => Self::World,
         }
     }
+
+    /// As a word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Machine => "machine",
+            Self::Network => "network",
+            Self::World => "world",
+        }
+    }
+
+    /// What [`Reach::word`] said.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::Machine, Self::Network, Self::World].into_iter().find(|reach| reach.word() == word)
+    }
 }
 
 /// The addresses worth telling in a federation whose entry is this far away: over an entry of the world come nodes from all

@@ -4,6 +4,7 @@
 
 mod command_line;
 mod deploy;
+mod disk;
 mod entries;
 mod entry;
 mod hardware;

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use futures_util::future::join_all;
-use hedgerow_sim_model::scenario::Changes;
 use tokio::time::sleep_until;
 
 use super::doors::Door;
-use super::people::People;
+use super::people::{Node, People};
+use super::scenario::Changes;
 use super::world::World;
 
 /// How often each coordinator is asked whom it knows, while it does not know everybody.
@@ -53,9 +53,9 @@ pub(super) async fn make(
     began: Instant,
 ) -> Result<Vec<Changed>> {
     let seen = Mutex::new(Seen::default());
-    let coordinators = people.coordinators().count();
+    let coordinators = made_at(changes, people).count();
     let mut watchers = Vec::new();
-    for (number, node) in people.coordinators().enumerate().filter(|_| watched) {
+    for (number, node) in made_at(changes, people).enumerate().filter(|_| watched) {
         watchers.push((number, Door::of(node, world)?));
     }
     let watching = join_all(watchers.into_iter().map(|(number, door)| watch(number, door, &seen)));
@@ -77,6 +77,11 @@ pub(super) async fn make(
     Ok(seen.asked.keys().map(changed).collect())
 }
 
+/// The coordinators at which they are made, and at which they are watched.
+fn made_at<'a>(changes: &Changes, people: &'a People) -> impl Iterator<Item = &'a Node> {
+    people.coordinators().filter(|node| changes.are_made_at(&node.member))
+}
+
 fn lock(seen: &Mutex<Seen>) -> std::sync::MutexGuard<'_, Seen> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -89,7 +94,7 @@ async fn publish(
     began: Instant,
     seen: &Mutex<Seen>,
 ) -> Result<BTreeSet<String>> {
-    let mut doors = people.coordinators().map(|node| Door::of(node, world)).collect::<Result<Vec<_>>>()?;
+    let mut doors = made_at(changes, people).map(|node| Door::of(node, world)).collect::<Result<Vec<_>>>()?;
     let count = doors.len();
     let (mut here, mut left) = (VecDeque::new(), BTreeSet::new());
     for number in 0..changes.count {

@@ -53,6 +53,8 @@ pub(super) struct Suffered {
     /// When it began and ended, from the beginning of the load.
     pub(super) from: Duration,
     pub(super) until: Option<Duration>,
+    /// How many coordinators those that were hit were connected to when it was over; none where that need not be known.
+    pub(super) connected: Option<u64>,
     /// Of the workers that lost their home by it, until the last one had another; or who has none.
     pub(super) rehomed: Option<Result<Duration, String>>,
     /// Until those that were hit and serve answered again, each by its name; or why it did not.
@@ -157,20 +159,21 @@ impl Stage<'_> {
         let begun = Instant::now();
         let ending = async {
             let Some(lasts) = timed.lasts else {
-                return Ok(None);
+                return Ok((None, None));
             };
             sleep_until((begun + lasts.0).into()).await;
+            let connected = self.connected(&struck.who).await?;
             undo(&timed.fault, &struck, self.world, self.people)?;
             self.tell(&format!("over: {}", timed.fault));
-            anyhow::Ok(Some(self.began.elapsed()))
+            anyhow::Ok((Some(self.began.elapsed()), connected))
         };
         let ended_and_back = async {
-            let until = ending.await?;
-            anyhow::Ok((until, self.back(timed, &struck.who).await))
+            let (until, connected) = ending.await?;
+            anyhow::Ok((until, connected, self.back(timed, &struck.who).await))
         };
         let (ended, rehomed) = tokio::join!(ended_and_back, self.rehome(&homes_before, &struck.who, begun));
-        let (until, back) = ended?;
-        Ok(Suffered { from, until, rehomed, back })
+        let (until, connected, back) = ended?;
+        Ok(Suffered { from, until, connected, rehomed, back })
     }
 
     /// Waits until all that were hit answer again. To be called when the fault is over, or when it has begun and has no end.
@@ -196,6 +199,19 @@ impl Stage<'_> {
             }
         };
         join_all(nodes.map(one)).await
+    }
+
+    /// To how many other coordinators these are connected, all together, if that is to be known.
+    async fn connected(&self, hit: &[String]) -> Result<Option<u64>> {
+        if !self.scenario.must.parted {
+            return Ok(None);
+        }
+        let mut connected = 0;
+        for node in self.people.coordinators().filter(|node| hit.contains(&node.member.name)) {
+            let shown = node.on_the_mesh().await?;
+            connected += shown["coordinators"].as_u64().with_context(|| format!("no number in {shown}"))?;
+        }
+        Ok(Some(connected))
     }
 
     /// Which worker is at home where, by name.

@@ -42,6 +42,12 @@ pub(super) enum Fault {
         /// Whose router.
         who: Who,
     },
+    /// Nothing passes the line but tunnels to the entry over QUIC: to other coordinators there is no way, neither a direct one nor
+    /// one through the entry.
+    OnlyTunnels {
+        /// Whose line.
+        who: Who,
+    },
     /// These, and all others, do not hear of each other.
     Apart {
         /// One of the two parts.
@@ -106,6 +112,7 @@ impl Fault {
             Self::Kill { who }
             | Self::Pause { who }
             | Self::Cut { who }
+            | Self::OnlyTunnels { who }
             | Self::OneWay { who, .. }
             | Self::BlackHole { who, .. }
             | Self::Rebind { who } => vec![who],
@@ -118,9 +125,10 @@ impl Fault {
         matches!(self, Self::BlackHole { .. } | Self::Rebind { .. })
     }
 
-    /// Whether the entry can be hit by it: it has a process and a line, and no router.
+    /// Whether the entry can be hit by it: it has a process and a line, and no router, and is no end of a tunnel's way
+    /// that could be spared.
     pub(super) fn can_hit_the_entry(&self) -> bool {
-        !self.needs_a_router()
+        !self.needs_a_router() && !matches!(self, Self::OnlyTunnels { .. })
     }
 }
 
@@ -131,6 +139,7 @@ impl fmt::Display for Fault {
             Self::Pause { who } => write!(f, "SIGSTOP to {who}"),
             Self::Cut { who } => write!(f, "the line of {who} is cut"),
             Self::OneWay { who, loses } => write!(f, "nothing {loses} by {who} arrives"),
+            Self::OnlyTunnels { who } => write!(f, "nothing passes the line of {who} but tunnels"),
             Self::BlackHole { who, loses } => write!(f, "nothing {loses} by {who} on its present connections arrives"),
             Self::Rebind { who } => write!(f, "the router of {who} forgets its mappings, and gives other ports"),
             Self::Apart { who } => {

@@ -1,11 +1,11 @@
 //! A scenario of the simulation, as the lab plays it: the same nodes, lines, changes and partitions.
 
-use hedgerow_sim_model::scenario::{Fault as Simulated, Latency, Scenario as Simulation, Shape};
+use hedgerow_sim_model::scenario::{Changes as SimulatedChanges, Fault as Simulated, Latency, Scenario as Simulation, Shape};
 use hedgerow_sim_model::span::Span;
 
 use super::fault::{Fault, Who};
 use super::router::Router;
-use super::scenario::{Group, Must, Role, Scenario, Timed};
+use super::scenario::{Changes, Group, Must, Role, Scenario, Timed};
 use super::segment::Line;
 
 /// The halves of a partition.
@@ -51,7 +51,7 @@ pub(super) fn of(simulation: &Simulation) -> Result<Scenario, String> {
         line: line(simulation)?,
         groups: HALVES.into_iter().zip(counts).map(group).collect(),
         load: None,
-        changes: simulation.changes.clone(),
+        changes: simulation.changes.as_ref().map(changes),
         timeline: simulation
             .timeline
             .iter()
@@ -66,6 +66,11 @@ pub(super) fn of(simulation: &Simulation) -> Result<Scenario, String> {
             .collect::<Result<_, _>>()?,
         must,
     })
+}
+
+fn changes(simulated: &SimulatedChanges) -> Changes {
+    let SimulatedChanges { from, every, count, leaves_after } = *simulated;
+    Changes { from, every, count, leaves_after, at: None }
 }
 
 /// Between two nodes there are two lines: each has half of the time, and each lets so much through that both let through what they must.
@@ -95,7 +100,8 @@ mod tests {
         let simulation = shipped::named("parity").unwrap().scenario().unwrap();
         let lab = of(&simulation).unwrap();
         assert_eq!(lab.members().len() as u32, simulation.population.coordinators);
-        assert_eq!((lab.timeline.len(), &lab.changes), (simulation.timeline.len(), &simulation.changes));
+        assert_eq!(lab.timeline.len(), simulation.timeline.len());
+        assert_eq!(lab.changes, simulation.changes.as_ref().map(changes));
         assert_eq!(lab.line.delay, Span::millis(25));
         let through = (1.0 - lab.line.loss).powi(2);
         assert!((through - (1.0 - simulation.network.loss)).abs() < 1e-9, "{through}");

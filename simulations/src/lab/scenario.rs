@@ -6,7 +6,6 @@ use std::path::Path;
 
 use hedgerow_process::config;
 use hedgerow_process::exit::Failure;
-use hedgerow_sim_model::scenario::Changes;
 use hedgerow_sim_model::span::Span;
 use serde::Deserialize;
 
@@ -153,6 +152,32 @@ impl Default for Load {
     }
 }
 
+/// Agents of the existing contract that register at one coordinator after another.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Changes {
+    /// From then on.
+    #[serde(default)]
+    pub(super) from: Span,
+    /// One after so long.
+    pub(super) every: Span,
+    /// How many.
+    pub(super) count: usize,
+    /// So many stay: with each that registers beyond them the oldest one leaves.
+    #[serde(default)]
+    pub(super) leaves_after: Option<usize>,
+    /// Only at these coordinators, by name; and when they are known is measured among these.
+    #[serde(default)]
+    pub(super) at: Option<String>,
+}
+
+impl Changes {
+    /// Whether they are made at this node, if it is a coordinator.
+    pub(super) fn are_made_at(&self, member: &Member) -> bool {
+        self.at.as_ref().is_none_or(|name| member.is_called(name))
+    }
+}
+
 /// A fault at a time of its own.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -192,6 +217,8 @@ pub(super) struct Must {
     pub(super) stops_sending_within: Option<Span>,
     /// From the end of a fault, or from its beginning if it has none, until each that it hit answers again under its own id.
     pub(super) back_within: Option<Span>,
+    /// When it ends, no coordinator that a fault has hit is connected to another.
+    pub(super) parted: bool,
     /// From a fault until all workers that lost their home by it have another.
     pub(super) home_within: Option<Span>,
     /// From when all have joined until all coordinators of a LAN are connected directly, and its workers with their homes there.
@@ -263,11 +290,19 @@ impl Scenario {
         let must = &self.must;
         let of_load = must.failed_max.is_some() || must.all_serve || must.stops_sending_within.is_some();
         needs(of_load, "a [load]", self.load.is_some())?;
-        let of_faults = must.stops_sending_within.is_some() || must.back_within.is_some() || must.home_within.is_some();
+        let of_faults = must.parted
+            || must.stops_sending_within.is_some()
+            || must.back_within.is_some()
+            || must.home_within.is_some();
         needs(of_faults, "a [[timeline]]", !self.timeline.is_empty())?;
+        if let Some(changes) = &self.changes
+            && !self.members().iter().any(|member| member.role.coordinates() && changes.are_made_at(member))
+        {
+            return Err("nobody is a coordinator of the name at which something changes".to_owned());
+        }
         needs(must.change_p50.is_some() || must.change_p99.is_some(), "[changes]", self.changes.is_some())?;
         let any = |is: fn(&Member) -> bool| self.members().iter().any(is);
-        let of_mesh = must.agree_within.is_some() || self.changes.is_some();
+        let of_mesh = must.agree_within.is_some() || must.parted || self.changes.is_some();
         let of_coordinators = must.coordinator_kbit_max.is_some() || must.coordinator_mib_max.is_some();
         needs(of_mesh || of_coordinators, "coordinators", any(|member| member.role.coordinates()))?;
         needs(must.worker_kbit_max.is_some(), "workers", any(|member| !member.role.coordinates()))?;

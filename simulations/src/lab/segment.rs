@@ -82,14 +82,18 @@ pub(super) enum Cut {
     To(Port),
     /// What goes from these ports to others, or comes from there.
     Apart(BTreeSet<Port>),
+    /// What this port sends or would receive, tunnels to the entry over QUIC aside.
+    AllButTunnels(Port),
 }
 
 impl Cut {
-    fn stops(&self, from: Port, to: Port) -> bool {
+    fn stops(&self, from: Port, to: Port, kind: Kind) -> bool {
         match self {
             Self::From(port) => from == *port,
             Self::To(port) => to == *port,
             Self::Apart(ports) => ports.contains(&from) != ports.contains(&to),
+            // Who has which address must be known for any of it.
+            Self::AllButTunnels(port) => (from == *port || to == *port) && !matches!(kind, Kind::Tunnel | Kind::Other),
         }
     }
 }
@@ -221,7 +225,7 @@ impl Segment {
             let Travelling { due, from, to, frame, .. } = self.travelling.pop()?.0;
             match to {
                 None => self.switch(due, from, frame),
-                Some(to) if self.is_cut(from, to) => self.lose(to),
+                Some(to) if self.is_cut(from, to, &frame) => self.lose(to),
                 Some(to) => {
                     if let Some(plug) = self.plugs.get_mut(to) {
                         plug.counters.received_bytes += frame.len() as u64;
@@ -251,7 +255,7 @@ impl Segment {
     /// Puts a frame on a line: `from`'s own, or the one to `to`.
     fn send(&mut self, now: Duration, from: Port, to: Option<Port>, frame: Box<[u8]>) {
         let at = to.unwrap_or(from);
-        let cut = to.is_some_and(|to| self.is_cut(from, to));
+        let cut = to.is_some_and(|to| self.is_cut(from, to, &frame));
         let Some(plug) = self.plugs.get_mut(at) else {
             return;
         };
@@ -265,8 +269,11 @@ impl Segment {
         self.travelling.push(Reverse(Travelling { due, number: self.sent, from, to, frame }));
     }
 
-    fn is_cut(&self, from: Port, to: Port) -> bool {
-        self.cuts.values().any(|cut| cut.stops(from, to))
+    fn is_cut(&self, from: Port, to: Port, frame: &[u8]) -> bool {
+        !self.cuts.is_empty() && {
+            let kind = Kind::of(frame, self.entry_port);
+            self.cuts.values().any(|cut| cut.stops(from, to, kind))
+        }
     }
 
     fn lose(&mut self, port: Port) {

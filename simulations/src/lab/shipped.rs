@@ -29,8 +29,11 @@ pub const SHIPPED: &[Shipped] = shipped! {
     "black-hole"
     "rebinding"
     "entry-restart"
+    "gossip-dead"
+    "entry-gone"
     "gossip"
     "parted"
+    "entry-gone-long"
     "idle-cost"
 };
 

@@ -37,6 +37,7 @@ pub(super) async fn strike(fault: &Fault, world: &World, people: &People) -> Res
         Fault::Cut { .. } => cuts = each(&|port| vec![Cut::From(port), Cut::To(port)]),
         Fault::OneWay { loses: Way::Sent, .. } => cuts = each(&|port| vec![Cut::From(port)]),
         Fault::OneWay { loses: Way::Received, .. } => cuts = each(&|port| vec![Cut::To(port)]),
+        Fault::OnlyTunnels { .. } => cuts = each(&|port| vec![Cut::AllButTunnels(port)]),
         Fault::Apart { .. } => cuts = vec![Cut::Apart(ports.clone())],
         Fault::BlackHole { loses, .. } => names.iter().try_for_each(|name| world.dig_hole(name, *loses))?,
         Fault::Rebind { .. } => names.iter().try_for_each(|name| world.rebind(name))?,
@@ -54,7 +55,7 @@ pub(super) fn undo(fault: &Fault, struck: &Struck, world: &World, people: &Peopl
         }
         Fault::Pause { .. } => signal(&struck.who, people, Signal::CONT)?,
         Fault::BlackHole { .. } => struck.who.iter().try_for_each(|name| world.fill_hole(name))?,
-        Fault::Cut { .. } | Fault::OneWay { .. } | Fault::Apart { .. } => {
+        Fault::Cut { .. } | Fault::OneWay { .. } | Fault::OnlyTunnels { .. } | Fault::Apart { .. } => {
             struck.cuts.iter().for_each(|cut| world.wire().mend(*cut));
         }
         // A router never knows again what it has forgotten.

@@ -83,6 +83,7 @@ pub(super) async fn judge(
         if let Some(bound) = must.back_within {
             figures.extend(suffered.back.iter().map(|(name, back)| Figure::back(name, back.clone(), bound)));
         }
+        figures.extend(suffered.connected.map(parted));
         if let (Some(bound), Some(rehomed)) = (must.home_within, suffered.rehomed.clone()) {
             figures.push(Figure::within("another home", rehomed, bound));
         }
@@ -130,6 +131,12 @@ fn failed(samples: &[Sample], bound: usize) -> Figure {
     }
     // A load that never asked proves nothing.
     Figure { name: "failed", value, bound: format!("at most {bound}"), holds: count <= bound && !samples.is_empty() }
+}
+
+/// A fault that was to keep them apart, and did not, proves nothing.
+fn parted(connected: u64) -> Figure {
+    let value = format!("{connected} connections to other coordinators when it was over");
+    Figure { name: "parted", value, bound: "none".to_owned(), holds: connected == 0 }
 }
 
 fn was_tried_again(sample: &Sample) -> bool {
@@ -280,7 +287,7 @@ mod tests {
 
     fn fault(from: u64, until: Option<u64>) -> Suffered {
         let until = until.map(Duration::from_millis);
-        Suffered { from: Duration::from_millis(from), until, rehomed: None, back: Vec::new() }
+        Suffered { from: Duration::from_millis(from), until, connected: None, rehomed: None, back: Vec::new() }
     }
 
     #[test]

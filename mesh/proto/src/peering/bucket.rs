@@ -34,6 +34,18 @@ impl Bucket {
         there
     }
 
+    /// How many whole tokens are in it.
+    pub(super) fn left(&mut self, now: Time, rate: Rate) -> usize {
+        self.tokens = (self.tokens + now.since(self.at).as_secs_f64() * rate.per_second).min(rate.burst);
+        self.at = now;
+        self.tokens as usize
+    }
+
+    /// Takes so many out, or what there is.
+    pub(super) fn take_many(&mut self, many: usize) {
+        self.tokens = (self.tokens - many as f64).max(0.0);
+    }
+
     /// Whether everything that was taken has come back by now: it is as good as a new one.
     pub(super) fn is_full(&self, now: Time, rate: Rate) -> bool {
         self.tokens + now.since(self.at).as_secs_f64() * rate.per_second >= rate.burst
@@ -52,7 +64,13 @@ mod tests {
         let at = |seconds| Time::from_origin(Duration::from_secs(seconds));
         assert!(bucket.take(at(0), rate) && bucket.take(at(0), rate) && !bucket.take(at(1), rate));
         assert!(bucket.take(at(2), rate) && !bucket.take(at(3), rate));
+        assert_eq!(bucket.left(at(3), rate), 0);
         assert!(!bucket.is_full(at(5), rate) && bucket.is_full(at(6), rate));
         assert!(bucket.take(at(1000), rate) && bucket.take(at(1000), rate) && !bucket.take(at(1000), rate));
+        assert_eq!(bucket.left(at(2000), rate), 2);
+        bucket.take_many(1);
+        assert_eq!(bucket.left(at(2000), rate), 1);
+        bucket.take_many(7);
+        assert_eq!((bucket.left(at(2000), rate), bucket.left(at(2002), rate)), (0, 1));
     }
 }

@@ -28,6 +28,10 @@ const INTRODUCED: Rate = Rate { burst: 128.0, per_second: 4.0 };
 /// Messages of one peer that were not worth having: replays, things of others. Honest peers send few, since they forward
 /// only what is news to them; what they know later than others is not their fault.
 const USELESS: Rate = Rate { burst: 512.0, per_second: 16.0 };
+/// Synchronised records of one peer that turned out to be of no use after their signature was verified: refused, or known. In step, peers send
+/// few; after a long parting, two neighbours may bring the same ones at once. Beyond it nothing of what the peer sends is looked at until
+/// there is patience again: so a flood costs a few per cent of a processor, whatever comes.
+const UNWANTED: Rate = Rate { burst: 4096.0, per_second: 256.0 };
 /// Messages that no honest program sends.
 const WRONG: Rate = Rate { burst: 8.0, per_second: 0.05 };
 /// How long a peer is blocked.
@@ -100,6 +104,8 @@ pub(super) struct Judge {
     published: BTreeMap<NodeId, Bucket>,
     introduced: Option<Bucket>,
     faults: BTreeMap<NodeId, (Bucket, Bucket)>,
+    /// Of those alone that have sent something of the kind of late.
+    unwanted: BTreeMap<NodeId, Bucket>,
     blocked: Vec<(Time, NodeId)>,
 }
 
@@ -143,6 +149,19 @@ impl Judge {
         true
     }
 
+    /// How many synchronised records of a peer are looked at that turn out to be of no use.
+    pub(super) fn patience(&mut self, now: Time, peer: &NodeId) -> usize {
+        let bucket = self.unwanted.get_mut(peer);
+        bucket.map_or(UNWANTED.burst as usize, |bucket| bucket.left(now, UNWANTED))
+    }
+
+    /// So many were of no use. That is remembered when the peer goes, too: it may come again at once.
+    pub(super) fn try_patience(&mut self, now: Time, peer: NodeId, useless: usize) {
+        if useless > 0 && (self.unwanted.len() < FAULTS_MAX || self.unwanted.contains_key(&peer)) {
+            self.unwanted.entry(peer).or_insert_with(|| Bucket::full(now, UNWANTED)).take_many(useless);
+        }
+    }
+
     /// A peer has gone: what it did is forgotten, unless it is blocked.
     pub(super) fn gone(&mut self, peer: &NodeId) {
         self.faults.remove(peer);
@@ -152,6 +171,7 @@ impl Judge {
     /// need not be connected, and do not go.
     pub(super) fn pardoned(&mut self, now: Time) -> Vec<NodeId> {
         self.faults.retain(|_, (useless, wrong)| !(useless.is_full(now, USELESS) && wrong.is_full(now, WRONG)));
+        self.unwanted.retain(|_, bucket| !bucket.is_full(now, UNWANTED));
         let surplus = self.blocked.len().saturating_sub(BLOCKED_MAX);
         let due = self.blocked.iter().take_while(|(until, _)| *until <= now).count().max(surplus);
         self.blocked.drain(..due).map(|(_, peer)| peer).collect()

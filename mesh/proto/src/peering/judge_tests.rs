@@ -135,3 +135,17 @@ fn made_up_publishers_are_not_remembered_for_longer_than_what_they_did_counts() 
     judge.pardoned(NOW + Duration::from_secs(60));
     assert!(judge.faults.is_empty());
 }
+
+#[test]
+fn patience_with_what_is_of_no_use_comes_back_in_its_time_also_for_who_went_and_came_again() {
+    let (mut judge, later) = (Judge::default(), |seconds| NOW + Duration::from_secs(seconds));
+    let all = judge.patience(NOW, &id(1));
+    assert!(all > 1000);
+    judge.try_patience(NOW, id(1), all - 1);
+    judge.gone(&id(1));
+    judge.pardoned(NOW);
+    assert_eq!((judge.patience(NOW, &id(1)), judge.patience(NOW, &id(2))), (1, all));
+    assert_eq!(judge.patience(later(1), &id(1)), 257);
+    judge.pardoned(later(60));
+    assert_eq!((judge.patience(later(60), &id(1)), judge.unwanted.len()), (all, 0));
+}

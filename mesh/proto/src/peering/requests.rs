@@ -218,15 +218,23 @@ impl Peering {
         session: &mut Session,
         messages: &[Vec<u8>],
     ) -> bool {
+        let patience = self.judge.patience(now, &from);
+        session.be_patient(patience);
+        let mut passed_over = 0;
         for message in messages {
             let received = replica
                 .receive_if(now, session, message, |registry, record| judge::may_synchronise(registry, &from, record));
-            if let Err(error) = received {
-                self.complain(from, Complaint::Synchronisation(error));
-                self.fault(now, from, Fault::Wrong);
-                return false;
+            match received {
+                Ok(received) => passed_over += received.passed_over,
+                Err(error) => {
+                    self.complain(from, Complaint::Synchronisation(error));
+                    self.fault(now, from, Fault::Wrong);
+                    return false;
+                }
             }
         }
-        true
+        self.judge.try_patience(now, from, patience.saturating_sub(session.patience()));
+        // An honest peer whose registry holds other things than this one has room for asks no more often than once in a while.
+        passed_over == 0 || !self.fault(now, from, Fault::Useless)
     }
 }

@@ -74,6 +74,8 @@ struct World {
     gossiped: BTreeSet<(NodeId, Bytes)>,
     /// What happened, in order.
     trace: Vec<(NodeId, Event)>,
+    /// Nobody reaches anybody.
+    cut: bool,
 }
 
 impl World {
@@ -88,7 +90,18 @@ impl World {
             }
         }
         let now = at(Duration::ZERO);
-        Self { now, nodes, links: BTreeSet::new(), gossiped: BTreeSet::new(), trace: Vec::new() }
+        Self { now, nodes, links: BTreeSet::new(), gossiped: BTreeSet::new(), trace: Vec::new(), cut: false }
+    }
+
+    /// All connections end, and none comes up.
+    fn cut(&mut self) {
+        self.cut = true;
+        for (one, other) in std::mem::take(&mut self.links) {
+            for (one, other) in [(one, other), (other, one)] {
+                self.tell(one, |peering, core, now| peering.disconnected(now, core, other));
+            }
+        }
+        self.settle();
     }
 
     fn linked(&self, one: NodeId, other: NodeId) -> bool {
@@ -144,6 +157,9 @@ impl World {
 
     fn follow(&mut self, from: NodeId, event: Event) {
         match event {
+            Event::Dial { node, .. } if self.cut => {
+                self.tell(from, |peering, _, now| peering.dial_failed(now, node));
+            }
             Event::Dial { node, .. } if !self.linked(from, node) => {
                 self.links.insert((from.min(node), from.max(node)));
                 for (one, other) in [(from, node), (node, from)] {
@@ -204,6 +220,23 @@ fn what_is_gossiped_reaches_all_at_once_though_nobody_synchronises() {
     world.nodes.get_mut(&id(3)).unwrap().core.say(now, guest("a", GuestStatus::Healthy)).unwrap();
     world.settle();
     assert!(world.nodes.values().all(|node| node.core.registry().claims_of("a").count() == 1));
+}
+
+#[test]
+fn coordinators_that_were_out_of_reach_until_all_had_lapsed_find_each_other_by_themselves() {
+    for hours in [1, 20] {
+        let mut world = World::new(3, Replication::Both);
+        world.run(Duration::from_secs(10));
+        world.cut();
+        world.run(Duration::from_secs(hours * 3600));
+        assert!(world.nodes.values().all(|node| node.core.registry().coordinator_nodes().count() == 1), "they lapsed");
+        let dials = world.trace.iter().filter(|(_, event)| matches!(event, Event::Dial { .. })).count() as u64;
+        assert!(dials < 1000 + hours * 3600 / 5, "{dials} in {hours} h");
+        world.cut = false;
+        world.run(Duration::from_secs(120));
+        assert!(world.agree());
+        assert!(world.nodes.values().all(|node| node.core.registry().coordinators().count() == 3));
+    }
 }
 
 #[test]

@@ -120,6 +120,7 @@ impl Registry {
             return Err(Refused::Expired);
         }
         per_writer(writer, record, limits)?;
+        self.share(writer, record)?;
         // A tombstone takes the place of something, or is a mark; what comes in dead is a mark.
         if record.body.kind() == Kind::LEAVE || (age >= dead_after && writer.is_none()) {
             return Ok(());
@@ -131,6 +132,21 @@ impl Registry {
                 self.quotas.check_prefix(limits, prefix)
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Whether a writer may have one more record beside what it says of itself, however many all have.
+    fn share(&self, writer: Option<&Writer>, record: &Record) -> Result<(), Refused> {
+        let kind = record.body.kind();
+        let is_here = |writer: &Writer| writer.entry(kind, record.body.subject()).is_some();
+        if !quota::is_extra(kind) || !self.quotas.extra_is_full(&self.limits) || writer.is_some_and(is_here) {
+            return Ok(());
+        }
+        let share = quota::share(&self.limits, kind);
+        if writer.map_or(0, Writer::extra) < share {
+            Ok(())
+        } else {
+            Err(Refused::Share { writer: record.writer, share })
         }
     }
 
@@ -197,6 +213,9 @@ impl Registry {
             _ => None,
         };
         writer.entries.insert(Entry { signed: signed.clone(), until });
+        if quota::is_extra(kind) {
+            self.quotas.add_extra();
+        }
         if kind == Kind::LEAVE {
             self.bury(&id, record.version);
         }
@@ -231,6 +250,9 @@ impl Registry {
         }
         if kind == Kind::LEASE {
             writer.lease = None;
+        }
+        if quota::is_extra(kind) {
+            self.quotas.remove_extra();
         }
         self.index.remove(&entry.signed);
         if let Some(home) = entry.record().node().and_then(|node| node.home)

@@ -91,6 +91,16 @@ pub enum Refused {
         /// The limit.
         max: usize,
     },
+    /// All together say too much, and this one has its share of it.
+    #[error(
+        "{writer:?} has its share of all that may be said beside what nodes are, {share} records (extra_records_max)"
+    )]
+    Share {
+        /// Who.
+        writer: NodeId,
+        /// How many records that is.
+        share: usize,
+    },
     /// The writer says too much.
     #[error("{writer:?} has {max} {what}, the limit")]
     PerWriter {
@@ -131,9 +141,22 @@ pub(super) fn speaks_as(writer: Option<&Writer>, more: Option<&Record>) -> Class
     Class::Worker { sponsor: node.and_then(|node| node.home).map(|home| home.coordinator) }
 }
 
+/// Whether a record is beside what every node says of itself.
+pub(super) fn is_extra(kind: Kind) -> bool {
+    !matches!(kind, Kind::NODE | Kind::LEASE | Kind::LEAVE)
+}
+
+/// What each may have of the records beside that, once all together have as many as there may be: a coordinator a part of them, anybody else
+/// one, since only coordinators speak for others.
+pub(super) fn share(limits: &Limits, kind: Kind) -> usize {
+    let of_a_coordinator = (limits.extra_records_max / limits.coordinators_max.max(1)).max(1);
+    if kind.is_known() { of_a_coordinator } else { 1 }
+}
+
 /// What has been used.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Quotas {
+    extra: usize,
     /// By id, so that nobody has to look for them among the workers.
     coordinators: BTreeSet<NodeId>,
     workers: usize,
@@ -146,6 +169,26 @@ pub(super) struct Quotas {
 impl Quotas {
     pub(super) fn coordinators(&self) -> &BTreeSet<NodeId> {
         &self.coordinators
+    }
+
+    /// A record beside what nodes say of themselves has come.
+    pub(super) fn add_extra(&mut self) {
+        self.extra += 1;
+    }
+
+    /// One of them has gone.
+    pub(super) fn remove_extra(&mut self) {
+        self.extra = self.extra.saturating_sub(1);
+    }
+
+    /// Whether there are as many of them as there may be.
+    pub(super) fn extra_is_full(&self, limits: &Limits) -> bool {
+        self.extra >= limits.extra_records_max
+    }
+
+    /// Those that are marks and have no sponsor, the last one to be forgotten first.
+    pub(super) fn last_marks_without_sponsor(&self) -> impl Iterator<Item = &NodeId> {
+        self.marks.get(&None).into_iter().flat_map(|marks| marks.iter().rev().map(|(_, id)| id))
     }
 
     /// Whether a writer may go from one class to another.

@@ -105,6 +105,17 @@ impl Registry {
         nodes.filter(|(_, node)| node.roles.coordinates()).map(|(record, node)| (record.writer, node))
     }
 
+    /// What those said of themselves that coordinated, could be dialled, and have lapsed without a word: for as long as their marks are kept
+    /// they may only be out of reach. The last ones only, as many as there may be coordinators.
+    pub fn lapsed_coordinators(&self) -> impl Iterator<Item = (NodeId, &NodeRecord)> {
+        let marks = self.quotas.last_marks_without_sponsor().take(self.limits.coordinators_max);
+        let lapsed =
+            marks.filter_map(|id| self.writers.get(id)).filter(|writer| writer.lapsed && writer.left().is_none());
+        let nodes = lapsed.filter_map(|writer| writer.node());
+        let worth_dialling = |node: &NodeRecord| node.roles.coordinates() && !node.multiaddrs.is_empty();
+        nodes.filter(move |(_, node)| worth_dialling(node)).map(|(record, node)| (record.writer, node))
+    }
+
     /// How many coordinators there are that have not lapsed: what a lease's time to live depends on.
     pub fn coordinators_known(&self) -> usize {
         self.quotas.coordinators().len()

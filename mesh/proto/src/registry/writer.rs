@@ -118,6 +118,12 @@ impl Writer {
         Some(entry??.signed.version())
     }
 
+    /// How many records it has beside what it says of itself, tombstones too.
+    pub(super) fn extra(&self) -> usize {
+        let own = [Kind::NODE, Kind::LEASE, Kind::LEAVE].into_iter().filter(|kind| self.entry(*kind, &[]).is_some());
+        self.entries.len() - own.count()
+    }
+
     /// How many records of this kind there are, tombstones aside: of an unknown kind, those of all unknown kinds.
     pub(super) fn count(&self, kind: Kind) -> usize {
         self.counts.0[Counts::at(kind)] as usize

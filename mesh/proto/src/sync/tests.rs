@@ -300,3 +300,24 @@ fn the_fullest_messages_are_taken() {
         }
     }
 }
+
+#[test]
+fn of_what_is_of_no_use_only_so_much_is_looked_at_and_what_found_no_room_is_not_verified_again() {
+    let limits = Limits { workers_without_sponsor_max: 4, ..Limits::PRODUCTION };
+    let (mut full, crowd) = (Registry::new(FEDERATION, limits), of(crowd()));
+    let mut message = Message { ends_turn: true, ..Message::default() };
+    message.records.extend(crowd.records(at(START)).take(100).map(|(signed, _)| (0, Blob(signed.bytes().clone()))));
+    let message = wire::encode(&message);
+    let mut hear = |now: Duration, patience: usize| {
+        let mut session = Session::respond();
+        session.be_patient(patience);
+        let received = session.handle(at(now), &mut full, &message).unwrap();
+        (received.news.len(), received.refused, received.passed_over, session.patience())
+    };
+    assert_eq!(hear(START, 30), (4, 30, 66, 0));
+    // Those that are known, and those that found no room, which cost nothing, and some more.
+    assert_eq!(hear(START, 14), (0, 40, 56, 0));
+    assert_eq!(hear(START, 1000), (0, 96, 0, 1000 - 4 - 56));
+    assert_eq!(hear(START, 1000), (0, 96, 0, 1000 - 4));
+    assert_eq!(hear(MINUTE, 1000), (0, 96, 0, 1000 - 100), "there may be room by now");
+}

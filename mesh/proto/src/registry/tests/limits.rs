@@ -152,3 +152,34 @@ fn what_has_been_dead_for_longer_than_marks_are_kept_is_not_taken() {
     registry.handle_timeout(now + moment);
     assert_eq!(registry.len(), 0);
 }
+
+#[test]
+fn what_is_said_of_others_is_bounded_in_all_and_nobody_is_refused_his_share() {
+    let limits = Limits { extra_records_max: 8, ..Limits::TINY };
+    let mut registry = Registry::new(FEDERATION, limits);
+    let said = |registry: &mut Registry, n: u8, seq: u64, worker: u8| {
+        put(registry, n, seq, &attachment(worker, 1, AttachmentState::Attached))
+    };
+    // Two that say as much as they may, and tombstones, which have a bound of their own, on top.
+    for n in 0..2 {
+        put(&mut registry, n, 1, &lease()).unwrap();
+        for worker in 0..5 {
+            let taken = said(&mut registry, n, 2 + u64::from(worker), 100 + worker);
+            assert_eq!(taken.is_ok(), n == 0 || worker < 3, "{n} {worker}: {taken:?}");
+        }
+    }
+    assert_eq!(
+        put(&mut registry, 0, 9, &guest("gone", GuestStatus::Gone)),
+        Err(Refused::Share { writer: id(0), share: 2 })
+    );
+    // What is here may change.
+    assert_eq!(said(&mut registry, 0, 10, 100), Ok(Outcome::Advanced));
+    // Whoever comes later has its share.
+    put(&mut registry, 2, 1, &lease()).unwrap();
+    assert_eq!(said(&mut registry, 2, 2, 100), Ok(Outcome::New));
+    assert_eq!(said(&mut registry, 2, 3, 101), Ok(Outcome::New));
+    assert_eq!(said(&mut registry, 2, 4, 102), Err(Refused::Share { writer: id(2), share: 2 }));
+    // What goes makes room.
+    put(&mut registry, 0, 11, &Body::Leave).unwrap();
+    assert_eq!(said(&mut registry, 2, 5, 102), Ok(Outcome::New));
+}
