@@ -54,14 +54,17 @@ pub mod link;
 pub mod paths;
 pub mod relay;
 mod requests;
+mod shortcuts;
 mod ways;
 
-use behaviour::{Behaviour, Names};
+use behaviour::{Behaviour, Listens, Names};
 use dials::{Dials, Preference};
 use handle::Command;
 pub use handle::{AskError, HostHandle};
+pub use hedgerow_proto::shortcuts::Outlook;
 use paths::{Arrivals, EntryTransport};
 use requests::Asker;
+use shortcuts::Seeking;
 use ways::Ways;
 pub use ways::{Way, Why};
 
@@ -225,12 +228,15 @@ pub struct HostStatus {
     pub peers: BTreeSet<PeerId>,
     /// By which way each of them is.
     pub ways: BTreeMap<NodeId, Way>,
+    /// How it stands with a better way to those coordinators that are connected only by way of an entry.
+    pub outlooks: BTreeMap<NodeId, Outlook>,
 }
 
 /// What only a coordinator has.
 struct Registry {
     replica: Replica,
     peering: Peering,
+    seeking: Seeking,
     calls: mpsc::Sender<IncomingCall>,
     /// What this node says, for gossip.
     hurry: broadcast::Receiver<Bytes>,
@@ -281,9 +287,10 @@ impl Host {
         let (behaviour, registry) = match part {
             Part::Worker => (Behaviour::worker(&key, &names, &limits), None),
             Part::Coordinator { replica, calls, replication } => {
-                let behaviour = Behaviour::coordinator(&key, &names, &limits, replication, !listen.is_empty())?;
+                let behaviour = Behaviour::coordinator(&key, &names, &limits, replication, Listens::at(&listen))?;
                 let registry = Registry {
                     peering: Peering::new(replica.now(), me, replication, seed),
+                    seeking: Seeking::new(replica.now(), me, seed),
                     hurry: replica.hurry(),
                     replica,
                     calls,
@@ -371,11 +378,12 @@ impl Host {
         self.tell(|peering, replica, now| peering.handle_timeout(now, replica));
         self.look_at_kademlia();
         self.dial_due();
+        self.seek_shortcuts();
         self.close_surplus();
         let dial = self.dials.next_at().map_or(TICK, |at| at.saturating_duration_since(Instant::now()));
-        let due = self.registry.as_ref().map(|Registry { replica, peering, .. }| {
+        let due = self.registry.as_ref().map(|Registry { replica, peering, seeking, .. }| {
             let (at, _) = peering.poll_timeout();
-            at.since(replica.now())
+            seeking.next_at().map_or(at, |other| other.min(at)).since(replica.now())
         });
         due.map_or(TICK, |due| due.min(TICK)).min(dial)
     }

@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::wire::{self, DecodeError};
 
+pub mod seen;
+
 /// One message, in bytes: it is short.
 pub const APPOINTMENT_BYTES_MAX: usize = 1024;
 /// Addresses that one side names: one of each family, and as many again for who has two lines.
