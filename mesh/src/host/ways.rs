@@ -52,6 +52,14 @@ impl fmt::Display for Why {
 }
 
 impl Way {
+    /// As programs read it.
+    pub fn as_str(self) -> &'static str {
+        match self.why {
+            Why::Punched => "hole-punched",
+            _ => self.path.as_str(),
+        }
+    }
+
     /// Of a connection that has come up. `directly`: this node had tried the peer's own addresses.
     pub(super) fn of(endpoint: &ConnectedPoint, directly: bool) -> Self {
         match endpoint {
