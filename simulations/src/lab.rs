@@ -30,6 +30,7 @@ mod doors;
 mod fault;
 mod needs;
 mod netns;
+mod paths;
 mod people;
 mod router;
 mod scenario;
@@ -46,7 +47,7 @@ pub use needs::missing;
 pub(crate) use netns::enter;
 use people::People;
 use scenario::Scenario;
-use verdict::Figure;
+use verdict::{Began, Figure};
 use world::World;
 
 /// In the place of a scenario: removes what labs have left that were killed.
@@ -234,13 +235,17 @@ impl One {
                 .map_err(|error| format!("{error:#}")),
             _ => Ok(people.joined),
         };
+        let met = match self.scenario.must.paths_within {
+            Some(within) => Some(paths::met(people, people.started, within.0 * 4).await),
+            None => None,
+        };
         let told = joined.as_ref().map_or_else(String::clone, |joined| human(*joined));
         say(style.dim(format!("          all have joined after {told}")));
         if self.scenario.load.is_some() {
             first_request(world)?;
         }
         let happened = course::play(&self.scenario, world, people, style).await?;
-        verdict::judge(&self.scenario, world, people, joined, &happened).await
+        verdict::judge(&self.scenario, world, people, Began { joined, met }, &happened).await
     }
 
     fn tell_where(&self, world: &World, people: &People) {

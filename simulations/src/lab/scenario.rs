@@ -172,6 +172,11 @@ impl Timed {
 pub(super) struct Must {
     /// From the start of the last node until all have joined, and all coordinators know all.
     pub(super) join_within: Option<Span>,
+    /// From the start of the last node until all coordinators whose routers allow a direct path have one. At the end those whose do not are
+    /// connected by way of the entry, and nothing else is being tried.
+    pub(super) paths_within: Option<Span>,
+    /// From the end of the last fault until they have it again.
+    pub(super) paths_back_within: Option<Span>,
     /// Requests that were not answered.
     pub(super) failed_max: Option<usize>,
     /// Each node that serves has served.
@@ -244,12 +249,13 @@ impl Scenario {
         let of_load = must.failed_max.is_some() || must.all_serve || must.stops_sending_within.is_some();
         needs(of_load, "a [load]", self.load.is_some())?;
         let of_faults = must.stops_sending_within.is_some() || must.back_within.is_some() || must.home_within.is_some();
-        needs(of_faults, "a [[timeline]]", !self.timeline.is_empty())?;
+        needs(of_faults || must.paths_back_within.is_some(), "a [[timeline]]", !self.timeline.is_empty())?;
         needs(must.change_p50.is_some() || must.change_p99.is_some(), "[changes]", self.changes.is_some())?;
         let any = |is: fn(&Member) -> bool| self.members().iter().any(is);
         let of_mesh = must.agree_within.is_some() || self.changes.is_some();
         let of_coordinators = must.coordinator_kbit_max.is_some() || must.coordinator_mib_max.is_some();
-        needs(of_mesh || of_coordinators, "coordinators", any(|member| member.role.coordinates()))?;
+        let of_paths = must.paths_within.is_some() || must.paths_back_within.is_some();
+        needs(of_mesh || of_coordinators || of_paths, "coordinators", any(|member| member.role.coordinates()))?;
         needs(must.worker_kbit_max.is_some(), "workers", any(|member| !member.role.coordinates()))?;
         let of_services = must.all_serve || must.back_within.is_some();
         needs(of_services, "nodes that serve", any(|member| member.role.serves()))?;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::appointment::Unable;
 
 const ENTRY: &str = "198.51.100.1:443";
 
