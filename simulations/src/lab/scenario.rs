@@ -13,7 +13,7 @@ use super::fault::{Fault, Who};
 use super::router::Router;
 use super::segment::Line;
 
-/// Places on the segment; their addresses come out of one /24.
+/// Places on the segment; each has a byte of the segment's addresses.
 pub(super) const PLACES_MAX: usize = 100;
 /// Processes that fit on a small machine.
 const CLIENTS_MAX: usize = 256;
