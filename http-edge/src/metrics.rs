@@ -75,6 +75,8 @@ counters! {
     tunnels_turned_away,
     /// Nodes' connections whose handshake failed.
     handshakes_failed,
+    /// Coordinators that asked for something else than a tunnel, and were told from where they came.
+    addresses_told,
     /// Peers of coordinators that were let through to one.
     mesh_peers_accepted,
     /// Peers of coordinators that were not let through.
@@ -172,6 +174,7 @@ impl Collector for Metrics {
             ("rejected", counters.tunnels_rejected.get()),
             ("turned-away", counters.tunnels_turned_away.get()),
             ("failed", counters.handshakes_failed.get()),
+            ("told-its-address", counters.addresses_told.get()),
         ];
         page.counters("tunnel_handshakes", "Nodes' connections that came, by outcome", "outcome", tunnels)?;
         let peers = self.mesh_peers.taken() as u64;

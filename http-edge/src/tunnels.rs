@@ -124,6 +124,7 @@ impl Gatehouse {
             }
             // Nodes dial until they have met every thread, and hang up on one that they know.
             Err(TunnelError::Closed(closed)) if closed.code == Some(close::GOING) => {}
+            Err(TunnelError::NoTunnelWanted) => self.counters.addresses_told.add(1),
             Err(error) => {
                 self.counters.handshakes_failed.add(1);
                 debug!(%error, "a tunnel did not come up");

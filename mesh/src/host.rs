@@ -55,16 +55,19 @@ pub mod link;
 pub mod paths;
 pub mod relay;
 mod requests;
+mod shortcuts;
 mod ways;
 
-use behaviour::{Behaviour, Names};
+use behaviour::{Behaviour, Listens, Names};
 use dials::{Dials, Preference};
 use handle::Command;
 pub use handle::{AskError, HostHandle};
+pub use hedgerow_proto::shortcuts::Outlook;
 use lan::Found;
 pub use lan::LanDiscovery;
 use paths::{Arrivals, EntryTransport};
 use requests::Asker;
+use shortcuts::Seeking;
 use ways::Ways;
 pub use ways::{Way, Why};
 
@@ -230,12 +233,15 @@ pub struct HostStatus {
     pub ways: BTreeMap<NodeId, Way>,
     /// Who may be on the LAN, and where: hints, of anybody there.
     pub on_lan: BTreeMap<NodeId, Vec<Multiaddr>>,
+    /// How it stands with a better way to those coordinators that are connected only by way of an entry.
+    pub outlooks: BTreeMap<NodeId, Outlook>,
 }
 
 /// What only a coordinator has.
 struct Registry {
     replica: Replica,
     peering: Peering,
+    seeking: Seeking,
     calls: mpsc::Sender<IncomingCall>,
     /// What this node says, for gossip.
     hurry: broadcast::Receiver<Bytes>,
@@ -288,9 +294,10 @@ impl Host {
         let (behaviour, registry) = match part {
             Part::Worker => (Behaviour::worker(&key, &names, &limits), None),
             Part::Coordinator { replica, calls, replication } => {
-                let behaviour = Behaviour::coordinator(&key, &names, &limits, replication, !listen.is_empty())?;
+                let behaviour = Behaviour::coordinator(&key, &names, &limits, replication, Listens::at(&listen))?;
                 let registry = Registry {
                     peering: Peering::new(replica.now(), me, replication, seed),
+                    seeking: Seeking::new(replica.now(), me, seed),
                     hurry: replica.hurry(),
                     replica,
                     calls,
@@ -383,11 +390,12 @@ impl Host {
         self.look_at_kademlia();
         self.dial_due();
         self.dial_on_lan();
+        self.seek_shortcuts();
         self.close_surplus();
         let dial = self.dials.next_at().map_or(TICK, |at| at.saturating_duration_since(Instant::now()));
-        let due = self.registry.as_ref().map(|Registry { replica, peering, .. }| {
+        let due = self.registry.as_ref().map(|Registry { replica, peering, seeking, .. }| {
             let (at, _) = peering.poll_timeout();
-            at.since(replica.now())
+            seeking.next_at().map_or(at, |other| other.min(at)).since(replica.now())
         });
         due.map_or(TICK, |due| due.min(TICK)).min(dial)
     }

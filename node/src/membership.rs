@@ -209,8 +209,11 @@ impl Membership {
             node_id: node.to_string(),
             part: if host.coordinators.contains(node) || !roles.coordinates() { "coordinator" } else { "worker" }
                 .into(),
-            path: way.path.to_string(),
-            why: way.why.to_string(),
+            path: way.as_str().to_owned(),
+            why: match host.outlooks.get(node) {
+                Some(outlook) => format!("{}; {outlook}", way.why),
+                None => way.why.to_string(),
+            },
         };
         let peers = host.ways.iter().map(peer).collect();
         let digest = || mesh.replica.read(Registry::digest).to_string();

@@ -6,6 +6,7 @@
 //!   either:      says what it is whenever that changes (membership); one that may be elected moves between the two (election)
 //! ```
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -82,6 +83,8 @@ pub struct Mesh {
     entry_reach: watch::Sender<Reach>,
     /// Where others reach it by way of entries.
     at_entries: watch::Sender<Vec<Multiaddr>>,
+    /// The entries that can say from where its datagrams come.
+    observers: watch::Sender<Vec<SocketAddr>>,
     /// How often an entry's tunnel has come up.
     came_up: watch::Sender<u64>,
     key: SecretKey,
@@ -180,6 +183,7 @@ impl Mesh {
             calls,
             entry_reach: watch::Sender::new(Reach::Machine),
             at_entries: watch::Sender::new(Vec::new()),
+            observers: watch::Sender::new(Vec::new()),
             came_up: watch::Sender::new(0),
             key,
             listen,
@@ -205,6 +209,15 @@ impl Mesh {
         self.at_entries.send_if_modified(|known| {
             let news = *known != addresses;
             *known = addresses;
+            news
+        });
+    }
+
+    /// These entries, and no others, can say from where its datagrams come.
+    pub fn has_observers(&self, entries: Vec<SocketAddr>) {
+        self.observers.send_if_modified(|known| {
+            let news = *known != entries;
+            *known = entries;
             news
         });
     }
@@ -368,13 +381,19 @@ impl Mesh {
     /// Tells the host where it is reached by way of entries, and when one of them is there again.
     async fn tell_of_entries(&self, host: &HostHandle) {
         let (mut at_entries, mut came_up) = (self.at_entries.subscribe(), self.came_up.subscribe());
+        let mut observers = self.observers.subscribe();
         at_entries.mark_changed();
+        observers.mark_changed();
         loop {
-            // The senders are this node's own: neither goes before it.
+            // The senders are this node's own: none goes before it.
             tokio::select! {
                 _ = at_entries.changed() => {
                     let addresses = at_entries.borrow_and_update().clone();
                     host.announce(addresses).await;
+                }
+                _ = observers.changed() => {
+                    let entries = observers.borrow_and_update().clone();
+                    host.observe_by(entries).await;
                 }
                 _ = came_up.changed() => host.try_again().await,
             }

@@ -33,6 +33,7 @@ mod fault;
 mod lans;
 mod needs;
 mod netns;
+mod paths;
 mod people;
 mod router;
 mod same;
@@ -50,7 +51,7 @@ pub use needs::missing;
 pub(crate) use netns::enter;
 use people::People;
 use scenario::Scenario;
-use verdict::Figure;
+use verdict::{Began, Figure};
 use world::World;
 
 /// In the place of a scenario: removes what labs have left that were killed.
@@ -278,6 +279,10 @@ impl One {
                 .map_err(|error| format!("{error:#}")),
             _ => Ok(people.joined),
         };
+        let met = match self.scenario.must.paths_within {
+            Some(within) => Some(paths::met(people, people.started, within.0 * 4).await),
+            None => None,
+        };
         let told = joined.as_ref().map_or_else(String::clone, |joined| human(*joined));
         say(style.dim(format!("          all have joined after {told}")));
         if self.scenario.load.is_some() {
@@ -286,7 +291,7 @@ impl One {
         let happened = course::play(&self.scenario, world, people, style).await?;
         let agreed = happened.agreed.clone().unwrap_or_else(|| Err("nobody looked whether all agreed".to_owned()));
         let times = [joined.clone(), verdict::known(&happened, 0.5), agreed];
-        let figures = verdict::judge(&self.scenario, world, people, joined, &happened).await?;
+        let figures = verdict::judge(&self.scenario, world, people, Began { joined, met }, &happened).await?;
         Ok(Played { figures, times })
     }
 

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use hedgerow_proto::appointment::{Answer, Appointment};
 use hedgerow_proto::clock::Time;
 use hedgerow_proto::frame::{
     Control, FrameHeader, Hello, Join, MESSAGE_BYTES_MAX, Preface, Refusal, Reject, Release, Welcome,
@@ -58,7 +59,7 @@ pub fn frames(bytes: &[u8]) {
         assert_eq!(FrameHeader::decode(header.encode()), Ok(header));
     }
     let Some((which, bytes)) = bytes.split_first() else { return };
-    match which % 13 {
+    match which % 15 {
         0 => message::<Preface>(bytes),
         1 => message::<Refusal>(bytes),
         2 => message::<Release>(bytes),
@@ -71,7 +72,9 @@ pub fn frames(bytes: &[u8]) {
         9 => message::<GuestDetails>(bytes),
         10 => message::<Lease>(bytes),
         11 => message::<PeerRequest>(bytes),
-        _ => message::<PeerResponse>(bytes),
+        12 => message::<PeerResponse>(bytes),
+        13 => message::<Appointment>(bytes),
+        _ => message::<Answer>(bytes),
     }
 }
 

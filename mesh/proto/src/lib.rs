@@ -3,6 +3,7 @@
 //! Nothing here does I/O, reads a clock or draws randomness of its own: every state machine is a function of
 //! `(now, input)`, so that the same code runs in the binaries and, deterministically, in the simulation.
 
+pub mod appointment;
 pub mod attempts;
 pub mod backoff;
 pub mod clock;
@@ -24,6 +25,7 @@ pub mod registry;
 pub mod replica;
 pub mod retry;
 pub mod route;
+pub mod shortcuts;
 pub mod snapshot;
 pub mod sync;
 pub mod wire;

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use hedgerow_proto::appointment::{Answer, Appointment};
 use hedgerow_proto::clock::Time;
 use hedgerow_proto::frame::{
     Control, FrameHeader, Hello, Join, MESSAGE_BYTES_MAX, Preface, Refusal, Reject, Release, Welcome,
@@ -38,6 +39,8 @@ fn decode(bytes: &[u8]) {
     all::<NodeRecord>(bytes);
     all::<GuestDetails>(bytes);
     all::<Lease>(bytes);
+    all::<Appointment>(bytes);
+    all::<Answer>(bytes);
     if let Some(header) = bytes.first_chunk() {
         let _ = FrameHeader::decode(*header);
     }

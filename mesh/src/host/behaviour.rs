@@ -12,10 +12,11 @@ use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{StreamProtocol, allow_block_list, connection_limits, identify, kad, ping, request_response};
 
-use super::exchange::PeerCodec;
+use super::exchange::{AppointmentCodec, PeerCodec};
 use super::frugal::Frugal;
 use super::lan::Lan;
-use super::{HostError, Replication};
+use super::paths::Path;
+use super::{HostError, Multiaddr, Replication};
 
 /// Connections that strangers may be opening at once.
 const PENDING_INCOMING_MAX: u32 = 256;
@@ -57,6 +58,25 @@ const KAD_PROVIDED_KEYS_MAX: usize = 4096;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests of one connection at once.
 const REQUESTS_AT_ONCE_MAX: usize = 32;
+
+/// Where a coordinator listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Listens {
+    Nowhere,
+    /// But not over QUIC.
+    Somewhere,
+    OverQuic,
+}
+
+impl Listens {
+    pub(super) fn at(addresses: &[Multiaddr]) -> Self {
+        match addresses {
+            [] => Self::Nowhere,
+            all if all.iter().any(|address| Path::of(address) == Path::DirectQuic) => Self::OverQuic,
+            _ => Self::Somewhere,
+        }
+    }
+}
 
 /// The protocols' names.
 #[derive(Debug, Clone)]
@@ -101,6 +121,11 @@ impl Names {
         self.stream("peer/1")
     }
 
+    /// Where and when to punch a hole.
+    pub(super) fn punch(&self) -> StreamProtocol {
+        self.stream("punch/1")
+    }
+
     /// A worker's control stream to its home.
     pub(super) fn home(&self) -> StreamProtocol {
         self.stream("home/1")
@@ -129,6 +154,7 @@ pub(super) struct Behaviour {
     pub(super) gossip: Toggle<gossipsub::Behaviour>,
     pub(super) kad: Toggle<Frugal>,
     pub(super) peers: Toggle<request_response::Behaviour<PeerCodec>>,
+    pub(super) appointments: Toggle<request_response::Behaviour<AppointmentCodec>>,
 }
 
 impl Behaviour {
@@ -152,6 +178,7 @@ impl Behaviour {
             gossip: None.into(),
             kad: None.into(),
             peers: None.into(),
+            appointments: None.into(),
         }
     }
 
@@ -161,22 +188,31 @@ impl Behaviour {
         names: &Names,
         limits: &Limits,
         replication: Replication,
-        dialable: bool,
+        listens: Listens,
     ) -> Result<Self, HostError> {
         let gossip = replication.gossips().then(|| gossip(key, names, limits)).transpose()?;
         let requests = request_response::Config::default()
             .with_request_timeout(REQUEST_TIMEOUT)
             .with_max_concurrent_streams(REQUESTS_AT_ONCE_MAX);
         let peers = request_response::Behaviour::with_codec(
-            PeerCodec,
+            PeerCodec::peer(),
             [(names.peer(), request_response::ProtocolSupport::Full)],
-            requests,
+            requests.clone(),
         );
+        let appointments = || {
+            request_response::Behaviour::with_codec(
+                AppointmentCodec::appointment(),
+                [(names.punch(), request_response::ProtocolSupport::Full)],
+                requests,
+            )
+        };
         Ok(Self {
             gossip: gossip.into(),
-            kad: Some(kademlia(key, names, dialable)).into(),
+            kad: Some(kademlia(key, names, listens != Listens::Nowhere)).into(),
             peers: Some(peers).into(),
             ping: pings(PING_INTERVAL),
+            // Holes are punched with QUIC, from where it listens.
+            appointments: (listens == Listens::OverQuic).then(appointments).into(),
             ..Self::worker(key, names, limits)
         })
     }

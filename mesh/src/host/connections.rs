@@ -36,6 +36,9 @@ impl Host {
     }
 
     fn not_reached(&mut self, peer: PeerId, id: ConnectionId, error: &DialError) {
+        if self.shortcut_failed(id, error) {
+            return;
+        }
         debug!(%peer, %error, "cannot be reached");
         // Another attempt has succeeded.
         if matches!(error, DialError::DialPeerConditionFalse(_)) {
@@ -70,9 +73,11 @@ impl Host {
                     status.listening.push(address);
                     status.binding = self.binding.len();
                 });
+                self.look_at_observers();
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
                 self.status.send_modify(|status| status.listening.retain(|bound| *bound != address));
+                self.look_at_observers();
             }
             SwarmEvent::ListenerError { error, .. } => warn!(%error, "a libp2p listener failed"),
             SwarmEvent::ListenerClosed { reason, .. } => warn!(?reason, "a libp2p listener has closed"),
@@ -92,6 +97,9 @@ impl Host {
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), connection_id, error } => {
                 self.not_reached(peer, connection_id, &error);
             }
+            SwarmEvent::OutgoingConnectionError { peer_id: None, connection_id, error } => {
+                self.shortcut_failed(connection_id, &error);
+            }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, cause, .. } => {
                 debug!(peer = %peer_id, left = num_established, cause = cause.as_ref().map(tracing::field::display), "disconnected");
                 self.ways.closed(&peer_id, connection_id);
@@ -102,6 +110,7 @@ impl Host {
                     }
                     _ => self.note_way(&peer_id),
                 }
+                self.look_for_shortcut(&peer_id);
             }
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
             other => debug!(event = ?other, "libp2p"),
@@ -125,6 +134,7 @@ impl Host {
             }
             BehaviourEvent::Gossip(event) => self.on_gossip(event),
             BehaviourEvent::Peers(event) => self.on_request_response(event),
+            BehaviourEvent::Appointments(event) => self.on_appointment(event),
             BehaviourEvent::Kad(event) => self.on_kademlia(event),
             BehaviourEvent::Lan(event) => self.on_lan(event),
             _ => {}
@@ -142,9 +152,11 @@ impl Host {
         if self.came_by_lan(&peer, endpoint) {
             way.why = Why::FoundOnLan;
         }
-        debug!(%peer, path = %way.path, "connected");
+        way.why = self.shortcut_connected(id).unwrap_or(way.why);
+        debug!(%peer, path = %way.path, why = ?way.why, "connected");
         self.ways.opened(Instant::now(), peer, id, way);
         self.note_way(&peer);
+        self.look_for_shortcut(&peer);
     }
 
     /// Says how a peer is connected, once it has said that it is of this federation.
@@ -154,10 +166,10 @@ impl Host {
             .send_if_modified(|status| status.peers.contains(peer) && status.ways.insert(node, way) != Some(way));
     }
 
-    /// Lets go of connections by way of entries to coordinators that are connected directly as well. Workers are let alone: what
-    /// runs between a worker and its home would break.
+    /// Lets go of connections to coordinators beside a better one. Workers are let alone: what runs between a worker and its home
+    /// would break.
     pub(super) fn close_surplus(&mut self) {
-        let surplus: Vec<_> = self.ways.surplus(Instant::now()).collect();
+        let surplus = self.ways.surplus(Instant::now(), self.swarm.local_peer_id());
         for (peer, id) in surplus {
             if node_id(&peer).is_some_and(|node| self.is_neighbour(&node)) {
                 self.swarm.close_connection(id);
@@ -188,6 +200,8 @@ impl Host {
             if new {
                 debug!(node = %node.short(), "a coordinator is connected");
             }
+            self.speaks(peer, info.protocols.contains(&self.names.punch()));
+            self.look_for_shortcut(&peer);
         }
     }
 

@@ -1,5 +1,6 @@
 //! What the rest of the node asks of its host.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,6 +43,7 @@ pub(super) enum Command {
     Connect(NodeId, Vec<Multiaddr>, oneshot::Sender<Result<(), String>>),
     Disconnect(NodeId),
     Announce(Vec<Multiaddr>),
+    Observers(Vec<SocketAddr>),
     TryAgain,
 }
 
@@ -162,6 +164,12 @@ impl HostHandle {
         let _ = self.commands.send(Command::Announce(addresses)).await;
     }
 
+    /// These UDP ports of entries, and no others, say from where a datagram of this host's comes.
+    pub async fn observe_by(&self, entries: Vec<SocketAddr>) {
+        // A host that has stopped punches no holes.
+        let _ = self.commands.send(Command::Observers(entries)).await;
+    }
+
     /// What kept this host from reaching others may be over: those that failed are tried again at once.
     pub async fn try_again(&self) {
         let _ = self.commands.send(Command::TryAgain).await;
@@ -227,6 +235,7 @@ impl Host {
                 }
             }
             Command::Announce(addresses) => self.announce(addresses),
+            Command::Observers(entries) => self.observers(entries),
             Command::TryAgain => drop(self.tell(|peering, _, _| peering.try_again())),
         }
     }

@@ -35,6 +35,8 @@ pub enum Why {
     OthersUnanswered,
     /// This node has dialled it where it was found on the LAN.
     FoundOnLan,
+    /// Both sides have punched a hole for it, by appointment.
+    Punched,
     /// It came so.
     Came,
 }
@@ -46,12 +48,21 @@ impl fmt::Display for Why {
             Self::NoOtherAddress => "it names no address of its own",
             Self::OthersUnanswered => "its own addresses did not answer",
             Self::FoundOnLan => "found on the LAN",
+            Self::Punched => "both punched a hole, by appointment",
             Self::Came => "it came this way",
         })
     }
 }
 
 impl Way {
+    /// As programs read it.
+    pub fn as_str(self) -> &'static str {
+        match self.why {
+            Why::Punched => "hole-punched",
+            _ => self.path.as_str(),
+        }
+    }
+
     /// Of a connection that has come up. `directly`: this node had tried the peer's own addresses.
     pub(super) fn of(endpoint: &ConnectedPoint, directly: bool) -> Self {
         match endpoint {
@@ -94,15 +105,18 @@ impl Ways {
         self.peers.get(peer)?.values().map(|(way, _)| *way).min_by_key(|way| way.path)
     }
 
-    /// Connections by way of entries to peers that have been connected directly for long enough.
-    pub(super) fn surplus(&self, now: Instant) -> impl Iterator<Item = (PeerId, ConnectionId)> {
-        let settled = move |since: Instant| since + SURPLUS_AFTER <= now;
-        let doubled = self.peers.iter().filter(move |(_, connections)| {
-            connections.values().any(|(way, since)| way.path != Path::Entry && settled(*since))
-        });
-        doubled.flat_map(|(peer, connections)| {
-            connections.iter().filter(|(_, (way, _))| way.path == Path::Entry).map(|(id, _)| (*peer, *id))
-        })
+    /// Connections beside one that has been direct for long enough: those by way of entries, and of the direct ones all but the best
+    /// and oldest. Which one of these is kept, the one with the smaller id decides: two that choose for themselves may close both.
+    pub(super) fn surplus(&self, now: Instant, me: &PeerId) -> Vec<(PeerId, ConnectionId)> {
+        let mut surplus = Vec::new();
+        for (peer, connections) in &self.peers {
+            let direct = connections.iter().filter(|(_, (way, _))| way.path != Path::Entry);
+            let best = direct.min_by_key(|(id, (way, since))| (way.path, *since, **id));
+            let Some((kept, _)) = best.filter(|(_, (_, since))| *since + SURPLUS_AFTER <= now) else { continue };
+            let closes = |id: &ConnectionId, way: &Way| id != kept && (way.path == Path::Entry || me < peer);
+            surplus.extend(connections.iter().filter(|(id, (way, _))| closes(id, way)).map(|(id, _)| (*peer, *id)));
+        }
+        surplus
     }
 }
 
@@ -119,6 +133,27 @@ mod tests {
         Way { path, why: Why::Came }
     }
 
+    fn surplus(ways: &Ways, now: Instant) -> Vec<(PeerId, ConnectionId)> {
+        ways.surplus(now, &PeerId::random())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_two_direct_connections_one_side_closes_the_younger_one() {
+        let (mut ways, start) = (Ways::default(), Instant::now());
+        let (one, other) = (PeerId::random(), PeerId::random());
+        let (smaller, greater) = (one.min(other), one.max(other));
+        let (old, young) = (number(), number());
+        ways.opened(start, greater, old, by(Path::DirectQuic));
+        ways.opened(start + SURPLUS_AFTER, greater, young, by(Path::DirectQuic));
+        let late = start + SURPLUS_AFTER * 2;
+        assert_eq!(ways.surplus(late, &smaller), [(greater, young)]);
+        assert_eq!(ways.surplus(start, &smaller), [], "none has stood for long enough");
+        let mut ways_of_greater = Ways::default();
+        ways_of_greater.opened(start, smaller, old, by(Path::DirectQuic));
+        ways_of_greater.opened(start, smaller, young, by(Path::DirectQuic));
+        assert_eq!(ways_of_greater.surplus(late, &greater), [], "it leaves it to the other one");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_entry_is_let_go_of_when_the_direct_way_has_stood_for_a_while() {
         let (mut ways, peer, start) = (Ways::default(), PeerId::random(), Instant::now());
@@ -126,13 +161,13 @@ mod tests {
         ways.opened(start, peer, entry, by(Path::Entry));
         ways.opened(start, PeerId::random(), another, by(Path::Entry));
         let late = start + SURPLUS_AFTER * 10;
-        assert_eq!(ways.surplus(late).count(), 0, "there is no better way");
+        assert_eq!(surplus(&ways, late), [], "there is no better way");
         ways.opened(late, peer, direct, by(Path::DirectQuic));
         assert_eq!(ways.best(&peer), Some(by(Path::DirectQuic)));
-        assert_eq!(ways.surplus(late).count(), 0, "it has just come up");
-        assert_eq!(ways.surplus(late + SURPLUS_AFTER).collect::<Vec<_>>(), [(peer, entry)]);
+        assert_eq!(surplus(&ways, late), [], "it has just come up");
+        assert_eq!(surplus(&ways, late + SURPLUS_AFTER), [(peer, entry)]);
         ways.closed(&peer, direct);
-        assert_eq!(ways.surplus(late + SURPLUS_AFTER).count(), 0);
+        assert_eq!(surplus(&ways, late + SURPLUS_AFTER), []);
         assert_eq!(ways.best(&peer), Some(by(Path::Entry)));
         ways.closed(&peer, entry);
         assert_eq!(ways.best(&peer), None);

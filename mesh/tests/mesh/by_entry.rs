@@ -1,18 +1,21 @@
 //! Hosts that nobody can dial, by way of an entry: a stand-in that passes bytes on, as the real one does.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use hedgerow_mesh::host::paths::{Path, Security, at_entry};
-use hedgerow_mesh::host::{HostHandle, Multiaddr, Replication, Way, Why};
+use hedgerow_mesh::host::{HostHandle, HostStatus, Multiaddr, Outlook, Replication, Way, Why};
 use hedgerow_proto::id::NodeId;
-use hedgerow_tunnel::Link;
+use hedgerow_proto::key::SecretKey;
+use hedgerow_proto::record::Roles;
 use hedgerow_tunnel::memory::{MemoryLink, pair};
+use hedgerow_tunnel::{Link, TunnelError, quic};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::common::{Coordinator, PATIENCE, until_equal};
+use crate::common::{Coordinator, FEDERATION, PATIENCE, record, until_equal};
 use crate::homes::worker;
 
 type Tunnels = Arc<Mutex<BTreeMap<NodeId, Arc<MemoryLink>>>>;
@@ -73,6 +76,33 @@ impl Entry {
     }
 }
 
+/// The entry's UDP port, which says from where whoever asks has come.
+pub(crate) struct Observer {
+    pub(crate) address: SocketAddr,
+    told: tokio::sync::watch::Receiver<usize>,
+    _running: JoinSet<()>,
+}
+
+impl Observer {
+    pub(crate) fn start() -> Self {
+        let identity =
+            quic::EntryIdentity { key: SecretKey::from_seed([9; 32]), federation: FEDERATION, incarnation: 1 };
+        let (socket, _) = quic::bind(([127, 0, 0, 1], 0).into(), quic::Sharing::Alone).unwrap();
+        let address = socket.local_addr().unwrap();
+        let endpoint = quic::listen(&identity, socket).unwrap();
+        let acceptor = quic::Acceptor::new(&identity).unwrap();
+        let (count, told) = tokio::sync::watch::channel(0);
+        let mut running = JoinSet::new();
+        running.spawn(async move {
+            while let Some(incoming) = endpoint.accept().await {
+                assert!(matches!(acceptor.handshake(incoming).await.err(), Some(TunnelError::NoTunnelWanted)));
+                count.send_modify(|count| *count += 1);
+            }
+        });
+        Self { address, told, _running: running }
+    }
+}
+
 async fn pass(mut client: TcpStream, tunnels: Tunnels) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -101,6 +131,13 @@ pub(crate) async fn behind(entry: &Entry, seeds: &[&Coordinator], listen: &[&str
     let one = one.await;
     entry.join(one.node(), &one.host);
     one
+}
+
+/// Waits until the host is as wanted.
+async fn until(at: &HostHandle, wanted: impl Fn(&HostStatus) -> bool) {
+    let mut status = at.status();
+    let found = status.wait_for(|status| wanted(status));
+    drop(tokio::time::timeout(PATIENCE, found).await.expect("never so").unwrap());
 }
 
 /// Waits until a peer is connected, by this way.
@@ -162,4 +199,60 @@ async fn a_direct_way_is_preferred_and_the_entry_stands_in_for_one_that_leads_no
     // The second one dials, since nobody else has told the first of it, and its direct address comes before the one at the entry.
     until_way(&first.host, second.node(), |way| way.path == Path::DirectTcp).await;
     until_way(&second.host, first.node(), |way| way.path == Path::DirectTcp).await;
+}
+
+/// A coordinator that names nothing but its address at the entry, though it listens over QUIC: as behind a NAT.
+async fn hidden(entry: &Entry, seeds: &[&Coordinator]) -> Coordinator {
+    let one = Coordinator::start_hidden(seeds, "/ip4/127.0.0.1/udp/0/quic-v1", |node| vec![entry.address(node)]);
+    let one = one.await;
+    entry.join(one.node(), &one.host);
+    one
+}
+
+#[tokio::test]
+async fn two_that_name_no_address_punch_a_hole_and_fall_back_to_the_entry_when_it_is_lost() {
+    let (entry, observer) = (Entry::start().await, Observer::start());
+    let first = hidden(&entry, &[]).await;
+    let second = hidden(&entry, &[&first]).await;
+    let way = until_way(&second.host, first.node(), |_| true).await;
+    assert_eq!(way.path, Path::Entry);
+    let outlook =
+        |one: &Coordinator, other: &Coordinator| one.host.status().borrow().outlooks.get(&other.node()).copied();
+    until(&second.host, |status| status.outlooks.get(&first.node()) == Some(&Outlook::NoDatagrams)).await;
+    for one in [&first, &second] {
+        one.host.observe_by(vec![observer.address]).await;
+    }
+    for (one, other) in [(&first, &second), (&second, &first)] {
+        let way = until_way(&one.host, other.node(), |way| way.path != Path::Entry).await;
+        assert_eq!(way, Way { path: Path::DirectQuic, why: Why::Punched });
+        assert_eq!(outlook(one, other), None);
+    }
+    assert!(*observer.told.borrow() >= 2, "each has asked");
+    // What is said now arrives, whichever connection is closed meanwhile, and when both are.
+    first.say_guest("while-both-stand");
+    second.until("the guest", |registry| registry.guest("while-both-stand").is_some()).await;
+    // Nobody sees anything any more: no hole is punched again.
+    for one in [&first, &second] {
+        one.host.observe_by(vec![]).await;
+    }
+    first.host.disconnect(second.node()).await;
+    first.say_guest("while-it-falls-back");
+    second.until("the guest", |registry| registry.guest("while-it-falls-back").is_some()).await;
+    let way = until_way(&second.host, first.node(), |way| way.path == Path::Entry).await;
+    assert_ne!(way.why, Why::Punched);
+}
+
+#[tokio::test]
+async fn who_came_by_way_of_the_entry_moves_to_an_address_that_is_named_later_and_the_entry_is_let_go_of() {
+    let entry = Entry::start().await;
+    let first = Coordinator::start_hidden(&[], "/ip4/127.0.0.1/tcp/0", |node| vec![entry.address(node)]).await;
+    entry.join(first.node(), &first.host);
+    let second = behind(&entry, &[&first], &[], &[]).await;
+    until_way(&second.host, first.node(), |way| way.path == Path::Entry).await;
+    let mut named = first.addresses.clone();
+    named.extend(first.host.status().borrow().listening.clone());
+    first.replica.announce(record(Roles::Coordinator, &named)).unwrap();
+    until_way(&second.host, first.node(), |way| *way == Way { path: Path::DirectTcp, why: Why::Dialled }).await;
+    until_way(&first.host, second.node(), |way| *way == Way { path: Path::DirectTcp, why: Why::Came }).await;
+    assert!(second.host.status().borrow().outlooks.is_empty());
 }

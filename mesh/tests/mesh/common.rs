@@ -73,12 +73,34 @@ impl Coordinator {
         Self::start_at(seeds, replication, &[listen], |_| Vec::new()).await
     }
 
+    /// One that listens there and says nothing of it: it names these addresses alone.
+    pub(crate) async fn start_hidden(
+        seeds: &[&Self],
+        listen: &str,
+        named: impl FnOnce(NodeId) -> Vec<Multiaddr>,
+    ) -> Self {
+        Self::start_naming(seeds, Replication::Both, &[listen], |node, _| named(node)).await
+    }
+
     /// One that names these addresses beside those where it listens.
     pub(crate) async fn start_at(
         seeds: &[&Self],
         replication: Replication,
         listen: &[&str],
         more: impl FnOnce(NodeId) -> Vec<Multiaddr>,
+    ) -> Self {
+        let all = |node, mut listening: Vec<Multiaddr>| {
+            listening.extend(more(node));
+            listening
+        };
+        Self::start_naming(seeds, replication, listen, all).await
+    }
+
+    async fn start_naming(
+        seeds: &[&Self],
+        replication: Replication,
+        listen: &[&str],
+        named: impl FnOnce(NodeId, Vec<Multiaddr>) -> Vec<Multiaddr>,
     ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let data_dir = DataDir::open(directory.path()).unwrap();
@@ -97,8 +119,8 @@ impl Coordinator {
         let host = Host::spawn(config, trust(), LanDiscovery::Off).unwrap();
         let mut status = host.status();
         let bound = status.wait_for(|status| status.binding == 0);
-        let mut addresses = tokio::time::timeout(PATIENCE, bound).await.unwrap().unwrap().listening.clone();
-        addresses.extend(more(replica.node()));
+        let listening = tokio::time::timeout(PATIENCE, bound).await.unwrap().unwrap().listening.clone();
+        let addresses = named(replica.node(), listening);
         replica.announce(record(Roles::Coordinator, &addresses)).unwrap();
         for seed in seeds {
             for record in seed.replica.introduction() {

@@ -36,6 +36,9 @@ pub enum TunnelError {
     /// The peer took too long.
     #[error("the handshake took longer than {} s", tuning::HANDSHAKE_TIMEOUT.as_secs())]
     Timeout,
+    /// The peer wants another protocol, and has been told from where it came: no fault of anybody's.
+    #[error("the other end does not want a tunnel, and was told from where it has come")]
+    NoTunnelWanted,
     /// The peer proved no Ed25519 key.
     #[error("the other end proved no Ed25519 key")]
     NoKey,

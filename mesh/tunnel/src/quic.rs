@@ -19,6 +19,8 @@ use crate::accept::TunnelError;
 use crate::link::{BoxFuture, BoxStream, Link, LinkClosed, Stream, StreamReset, Transport};
 use crate::{tls, tuning};
 
+mod observe;
+
 /// Who an entry is.
 #[derive(Debug, Clone)]
 pub struct EntryIdentity {
@@ -155,13 +157,23 @@ impl Acceptor {
         })
     }
 
-    /// Completes the handshake of a connection that `Endpoint::accept` gave.
+    /// Completes the handshake of a connection that `Endpoint::accept` gave. Whoever wants something else than a tunnel is told from
+    /// where it has come.
     pub async fn handshake(&self, incoming: quinn::Incoming) -> Result<QuicLink, TunnelError> {
-        let near = is_local(incoming.remote_address().ip());
-        let config = if near { self.local.clone() } else { self.remote.clone() };
-        let connecting = incoming.accept_with(config)?;
-        let connection = within_handshake(connecting).await??;
-        QuicLink::new(connection)
+        let from = incoming.remote_address();
+        let config = if is_local(from.ip()) { &self.local } else { &self.remote };
+        let mut config = quinn::ServerConfig::clone(config);
+        config.crypto = Arc::new(observe::Observing { inner: config.crypto, from });
+        // What comes with the first packet may be enough to refuse it.
+        let connection = match incoming.accept_with(Arc::new(config)) {
+            Ok(connecting) => within_handshake(connecting).await?,
+            Err(error) => Err(error),
+        };
+        match connection {
+            Ok(connection) => QuicLink::new(connection),
+            Err(error) if observe::was_told(&error) => Err(TunnelError::NoTunnelWanted),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! The entries whose tunnel is up: where others reach this node by way of them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_tunnel::TunnelState;
+use hedgerow_tunnel::link::Transport;
 use tokio::time::Instant;
 
 use super::{Entries, lock};
@@ -20,6 +21,8 @@ pub struct UpEntry {
     pub federation: FederationId,
     /// Where its name leads.
     pub addresses: Vec<IpAddr>,
+    /// Its UDP port, which says from where datagrams come: where the tunnel goes over TCP none comes there.
+    pub observer: Option<SocketAddr>,
     /// Since when it is up.
     pub since: Instant,
 }
@@ -34,6 +37,7 @@ impl Entries {
                 url: followed.url.clone(),
                 federation: followed.federation,
                 addresses: followed.addresses.keys().copied().collect(),
+                observer: up.remote.filter(|_| up.transport == Transport::Quic),
                 since: up.since,
             }),
             _ => None,

@@ -1,5 +1,5 @@
 //! The addresses that this node has at entries. Each entry to which it has a tunnel is one; it is told to others in its record, and
-//! taken back when the tunnel has been gone for a while.
+//! taken back when the tunnel has been gone for a while. And which of the entries can say from where this node's datagrams come.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Weak;
@@ -91,6 +91,8 @@ pub async fn follow(node: Weak<Node>, entries: std::sync::Arc<Entries>) {
             let me = node.identity.key().id();
             for mesh in node.meshes() {
                 mesh.has_addresses_at_entries(told.addresses(mesh.federation, me));
+                let here = up.iter().filter(|up| up.federation == mesh.federation);
+                mesh.has_observers(here.filter_map(|up| up.observer).collect());
                 if now_up.difference(&known_up).any(|(federation, ..)| *federation == mesh.federation) {
                     mesh.entry_came_up();
                 }
@@ -123,6 +125,7 @@ mod tests {
             url: url.parse().unwrap(),
             federation: FEDERATION,
             addresses: vec![address.parse().unwrap()],
+            observer: None,
             since: Instant::now(),
         }
     }

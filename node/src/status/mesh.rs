@@ -35,9 +35,9 @@ pub struct PeerStatus {
     pub node_id: String,
     /// Whether it is a `coordinator`, or a `worker` that is at home here.
     pub part: String,
-    /// By which way it is connected: `direct-quic`, `direct-tcp`, or `entry`.
+    /// By which way it is connected: `direct-quic`, `direct-tcp`, `hole-punched` (over QUIC), or `entry`.
     pub path: String,
-    /// Why by this one, for people.
+    /// Why by this one, and what has become of better ones, for people.
     pub why: String,
 }
 

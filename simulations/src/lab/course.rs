@@ -11,6 +11,7 @@ use tokio::time::{sleep_until, timeout};
 use super::changes::{self, Changed};
 use super::doors;
 use super::lans;
+use super::paths;
 use super::people::{Node, People, SERVICE};
 use super::scenario::{Load as Asked, Scenario, Timed};
 use super::segment::Counters;
@@ -41,6 +42,8 @@ pub(super) struct Happened {
     pub(super) agreed: Option<Result<Duration, String>>,
     /// Until all who share a LAN were connected there; or why they are not.
     pub(super) on_lan: Option<Result<Duration, String>>,
+    /// How long it took after the last fault until all that can have a direct path had one.
+    pub(super) paths_back: Option<Result<Duration, String>>,
     /// What each node's device has sent and received, in the order of the nodes.
     pub(super) traffic: Vec<Traffic>,
     /// Over how long.
@@ -72,11 +75,11 @@ pub(super) async fn play(scenario: &Scenario, world: &World, people: &People, st
         let faults = try_join_all(scenario.timeline.iter().map(|timed| stage.suffer(timed))).await?;
         // Without a fault it is what has changed that all must agree on.
         let over = faults.iter().map(|fault| fault.until.unwrap_or(fault.from)).max();
-        let agreed = match over {
-            Some(over) => stage.agree(over).await,
-            None => None,
+        let (agreed, back) = match over {
+            Some(over) => tokio::join!(stage.agree(over), stage.paths_back(over)),
+            None => (None, None),
         };
-        anyhow::Ok((faults, agreed))
+        anyhow::Ok((faults, agreed, back))
     };
     let changes = async {
         let changes = stage.change().await?;
@@ -84,13 +87,13 @@ pub(super) async fn play(scenario: &Scenario, world: &World, people: &People, st
         anyhow::Ok((changes, agreed))
     };
     let (faults, changes, counted, on_lan) = tokio::join!(faults, changes, stage.count(), stage.meet_on_lan());
-    let ((faults, after_faults), (changes, after_changes)) = (faults?, changes?);
+    let ((faults, after_faults, paths_back), (changes, after_changes)) = (faults?, changes?);
     let (agreed, (traffic, counted_for)) = (after_faults.or(after_changes), counted?);
     let samples = match load {
         Some(load) => load.stop().await,
         None => Vec::new(),
     };
-    Ok(Happened { samples, faults, changes, agreed, on_lan, traffic, counted_for })
+    Ok(Happened { samples, faults, changes, agreed, on_lan, paths_back, traffic, counted_for })
 }
 
 /// Bytes at one device.
@@ -287,6 +290,16 @@ impl Stage<'_> {
             }
             None => Ok(Vec::new()),
         }
+    }
+
+    /// Waits until all that can have a direct path have one, if they must; how long that took since then.
+    async fn paths_back(&self, since: Duration) -> Option<Result<Duration, String>> {
+        let within = self.scenario.must.paths_back_within?;
+        let back = paths::met(self.people, self.began + since, within.0 * LONGER).await;
+        if let Ok(took) = &back {
+            self.tell(&format!("all paths that can be direct are, after {}", human(*took)));
+        }
+        Some(back)
     }
 
     /// Waits until all registries are equal, if they must be; how long that took since then.

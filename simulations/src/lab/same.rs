@@ -1,6 +1,8 @@
 //! A scenario of the simulation, as the lab plays it: the same nodes, lines, changes and partitions.
 
-use hedgerow_sim_model::scenario::{Changes as SimulatedChanges, Fault as Simulated, Latency, Scenario as Simulation, Shape};
+use hedgerow_sim_model::scenario::{
+    Changes as SimulatedChanges, Fault as Simulated, Latency, Scenario as Simulation, Shape,
+};
 use hedgerow_sim_model::span::Span;
 
 use super::fault::{Fault, Who};
@@ -37,6 +39,8 @@ pub(super) fn of(simulation: &Simulation) -> Result<Scenario, String> {
         role: Role::Coordinator,
         router: Router::None,
         line: None,
+        lan: None,
+        lan_discovery: Default::default(),
     };
     let must = Must {
         join_within: Some(AGREE_WITHIN),

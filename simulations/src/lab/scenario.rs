@@ -13,7 +13,7 @@ use super::fault::{Fault, Who};
 use super::router::Router;
 use super::segment::Line;
 
-/// Places on the segment; their addresses come out of one /24.
+/// Places on the segment; each has a byte of the segment's addresses.
 pub(super) const PLACES_MAX: usize = 100;
 /// Processes that fit on a small machine.
 const CLIENTS_MAX: usize = 256;
@@ -209,6 +209,11 @@ impl Timed {
 pub(super) struct Must {
     /// From the start of the last node until all have joined, and all coordinators know all.
     pub(super) join_within: Option<Span>,
+    /// From the start of the last node until all coordinators whose routers allow a direct path have one. At the end those whose do not are
+    /// connected by way of the entry, and nothing else is being tried.
+    pub(super) paths_within: Option<Span>,
+    /// From the end of the last fault until they have it again.
+    pub(super) paths_back_within: Option<Span>,
     /// Requests that were not answered.
     pub(super) failed_max: Option<usize>,
     /// Each node that serves has served.
@@ -293,7 +298,8 @@ impl Scenario {
         let of_faults = must.parted
             || must.stops_sending_within.is_some()
             || must.back_within.is_some()
-            || must.home_within.is_some();
+            || must.home_within.is_some()
+            || must.paths_back_within.is_some();
         needs(of_faults, "a [[timeline]]", !self.timeline.is_empty())?;
         if let Some(changes) = &self.changes
             && !self.members().iter().any(|member| member.role.coordinates() && changes.are_made_at(member))
@@ -304,7 +310,8 @@ impl Scenario {
         let any = |is: fn(&Member) -> bool| self.members().iter().any(is);
         let of_mesh = must.agree_within.is_some() || must.parted || self.changes.is_some();
         let of_coordinators = must.coordinator_kbit_max.is_some() || must.coordinator_mib_max.is_some();
-        needs(of_mesh || of_coordinators, "coordinators", any(|member| member.role.coordinates()))?;
+        let of_paths = must.paths_within.is_some() || must.paths_back_within.is_some();
+        needs(of_mesh || of_coordinators || of_paths, "coordinators", any(|member| member.role.coordinates()))?;
         needs(must.worker_kbit_max.is_some(), "workers", any(|member| !member.role.coordinates()))?;
         let of_services = must.all_serve || must.back_within.is_some();
         let of_lans = must.on_lan_within.is_some() || must.never_on_lan;

@@ -9,6 +9,7 @@ use hedgerow_sim_model::span::Span;
 use super::course::{Happened, Suffered, Traffic};
 use super::doors::Door;
 use super::lans;
+use super::paths;
 use super::people::{Node, People};
 use super::scenario::Scenario;
 use super::traffic::KINDS;
@@ -61,17 +62,34 @@ fn value_of(shown: &str) -> f64 {
     shown.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or(f64::MAX)
 }
 
+/// How it began.
+#[derive(Debug)]
+pub(super) struct Began {
+    /// How long it took until all had joined.
+    pub(super) joined: Result<Duration, String>,
+    /// And until all that can have a direct path had one, if that is asked for.
+    pub(super) met: Option<Result<Duration, String>>,
+}
+
 /// All figures that the scenario asks for.
 pub(super) async fn judge(
     scenario: &Scenario,
     world: &World,
     people: &People,
-    joined: Result<Duration, String>,
+    began: Began,
     happened: &Happened,
 ) -> Result<Vec<Figure>> {
+    let Began { joined, met } = began;
     let must = &scenario.must;
     let mut figures = Vec::new();
     figures.extend(must.join_within.map(|bound| Figure::within("joined", joined, bound)));
+    if let (Some(bound), Some(met)) = (must.paths_within, met) {
+        figures.push(Figure::within("direct paths", met, bound));
+        figures.push(others_rest(people).await);
+    }
+    if let (Some(bound), Some(back)) = (must.paths_back_within, happened.paths_back.clone()) {
+        figures.push(Figure::within("direct paths again", back, bound));
+    }
     figures.extend(must.failed_max.map(|bound| failed(&happened.samples, bound)));
     if must.all_serve {
         figures.push(all_serve(people, &happened.samples));
@@ -109,6 +127,14 @@ pub(super) async fn judge(
     }
     figures.extend(cost(scenario, people, happened).await?);
     Ok(figures)
+}
+
+/// Whether those that can have no direct path are connected by way of the entry, and have given the others up.
+async fn others_rest(people: &People) -> Figure {
+    let others = paths::others(people).await;
+    let holds = others.is_ok();
+    let value = others.map_or_else(|wrong| wrong, |ends| format!("{ends} ends by the entry, and at rest"));
+    Figure { name: "no direct path", value, bound: "by the entry".to_owned(), holds }
 }
 
 fn failed(samples: &[Sample], bound: usize) -> Figure {

@@ -287,7 +287,7 @@ pub(super) fn entry_address(v6: bool) -> IpAddr {
 fn on_the_segment(port: Port, v4: bool, v6: bool) -> String {
     let mut lines = format!("link set {WAN} up\n");
     if v4 {
-        lines += &format!("addr add {}/24 dev {WAN}\n", address_v4(port));
+        lines += &format!("addr add {}/16 dev {WAN}\n", address_v4(port));
     }
     if v6 {
         lines += &format!("addr add {}/64 dev {WAN} nodad\n", address_v6(port));
@@ -300,9 +300,10 @@ fn last_byte(port: Port) -> u8 {
     FIRST_ADDRESS.saturating_add(u8::try_from(port).unwrap_or(u8::MAX))
 }
 
-/// On the segment. (RFC 5737: for examples. A node takes it for public, as it should.)
+/// On the segment, each in a /24 of its own: an entry takes who shares one for one network. (RFC 2544: for tests. A node takes it for public,
+/// as it should.)
 fn address_v4(port: Port) -> Ipv4Addr {
-    Ipv4Addr::new(203, 0, 113, last_byte(port))
+    Ipv4Addr::new(198, 18, last_byte(port), 10)
 }
 
 /// On the segment (RFC 3849).

@@ -234,3 +234,33 @@ over_each!([over_quic: Quic, over_tcp: Tcp] {
     a_record_that_another_key_signed_is_rejected,
     a_client_that_talks_nonsense_is_closed_and_a_node_beside_it_notices_nothing,
 });
+
+#[tokio::test]
+async fn whoever_wants_something_else_than_a_tunnel_is_told_from_where_it_has_come() {
+    let identity = quic::EntryIdentity {
+        key: SecretKey::from_seed([9; 32]),
+        federation: hedgerow_proto::id::FederationId([1; 32]),
+        incarnation: 1,
+    };
+    let (socket, _) = quic::bind(loopback(), quic::Sharing::Alone).unwrap();
+    let address = socket.local_addr().unwrap();
+    let endpoint = quic::listen(&identity, socket).unwrap();
+    let acceptor = quic::Acceptor::new(&identity).unwrap();
+    let accepted = async { acceptor.handshake(endpoint.accept().await.unwrap()).await };
+
+    // As a libp2p host does it, with no name and no key that an entry knows.
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let versions =
+        rustls::ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13]);
+    let roots = rustls::RootCertStore::empty();
+    let mut tls = versions.unwrap().with_root_certificates(roots).with_no_client_auth();
+    tls.alpn_protocols = vec![b"libp2p".to_vec()];
+    let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
+    let client = quinn::Endpoint::client(loopback()).unwrap();
+    let asked = client.connect_with(quinn::ClientConfig::new(Arc::new(tls)), address, "l").unwrap();
+
+    let (accepted, answered) = in_time("the answer", async { tokio::join!(accepted, asked) }).await;
+    assert!(matches!(accepted.err(), Some(hedgerow_tunnel::TunnelError::NoTunnelWanted)));
+    let said = answered.unwrap_err().to_string();
+    assert_eq!(hedgerow_proto::appointment::seen::hear(&said), Some(client.local_addr().unwrap()), "{said}");
+}
