@@ -18,6 +18,10 @@ use tokio::time::Instant;
 use crate::common::{Coordinator, FEDERATION, PATIENCE, guest, record, until_equal};
 use crate::hostile::{Adversary, honest, made_up, sign};
 
+/// How many identities are made up, if another number is wanted.
+const IDENTITIES: &str = "HEDGEROW_FLOOD_IDENTITIES";
+/// As many as take a few seconds.
+const IDENTITIES_USUALLY: u32 = 4_000;
 /// Hostile peers, each with a key of its own.
 const PEERS: u8 = 4;
 /// Workers that are at home with an honest coordinator.
@@ -193,12 +197,6 @@ async fn flood(identities: u32) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_flood_of_made_up_identities_leaves_honest_nodes_as_they_are() {
-    flood(4_000).await;
-}
-
-/// `cargo test --release -p hedgerow-mesh --test mesh -- --ignored --nocapture hundred_thousand`
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-#[ignore = "takes minutes"]
-async fn a_flood_of_a_hundred_thousand_made_up_identities_leaves_honest_nodes_as_they_are() {
-    flood(100_000).await;
+    let wanted = std::env::var(IDENTITIES).map(|wanted| wanted.parse().expect("a number of identities"));
+    flood(wanted.unwrap_or(IDENTITIES_USUALLY)).await;
 }
