@@ -375,7 +375,8 @@ impl Shared {
             Ordering::Acquire,
         );
     }
-    /// Ready when another connection has taken its place and nothing runs on it any more, or not in time. Cancel-safe.
+    /// Ready when another connection has taken its place, the node knows it, and nothing runs on this one any more, or not in time.
+    /// Cancel-safe.
     async fn left(&self) {
         let leave_by = loop {
             let mut left = std::pin::pin!(self.left.notified());
@@ -385,6 +386,7 @@ impl Shared {
                 None => left.await,
             }
         };
+        tokio::time::sleep_until(leave_by - (tuning::MOVE_TIMEOUT - tuning::MOVE_LINGER)).await;
         let idle = async {
             loop {
                 let mut idle = std::pin::pin!(self.became_idle.notified());

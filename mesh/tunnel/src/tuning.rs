@@ -54,6 +54,9 @@ pub const QUIC_AGAIN_MIN: Duration = Duration::from_secs(5);
 pub const QUIC_AGAIN_MAX: Duration = Duration::from_secs(600);
 /// How long requests may run on when their connection has been left for a better one.
 pub const MOVE_TIMEOUT: Duration = Duration::from_secs(30);
+/// A connection that is left for one over another transport stays for so long, though nothing runs on it: its end must not reach the node
+/// before the word that the other one is up.
+pub const MOVE_LINGER: Duration = Duration::from_secs(3);
 /// Connections that one node holds to one entry at most, however many threads that has.
 pub const LANES_MAX: u16 = 4;
 /// Bytes that the node reads from a service at once.
