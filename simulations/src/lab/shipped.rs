@@ -33,6 +33,7 @@ pub const SHIPPED: &[Shipped] = shipped! {
     "entry-gone"
     "gossip"
     "parted"
+    "punched"
     "entry-gone-long"
     "idle-cost"
 };
