@@ -13,6 +13,7 @@ use hedgerow_proto::peer::{self, PeerRequest, PeerResponse};
 use hedgerow_proto::record::{Body, Lease, Roles, Signed};
 use hedgerow_proto::registry::{Registry, Source};
 use hedgerow_proto::sync::Session;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::common::{Coordinator, FEDERATION, PATIENCE, guest, record, until_equal};
@@ -85,7 +86,7 @@ fn hoard(records: &[Signed]) -> Registry {
 }
 
 /// Synchronises until it has said all that it has, or is refused, or cut off. How many turns that took, and whether it was heard to the end.
-async fn synchronise(evil: &mut Adversary, hoard: &mut Registry, number: u64) -> (u32, bool) {
+async fn synchronise(evil: &mut Adversary, hoard: &mut Registry, number: u64, turn: &Notify) -> (u32, bool) {
     let (mut session, mut turns) = (Session::initiate(), 0);
     loop {
         let messages: Vec<_> = std::iter::from_fn(|| session.poll_transmit(Time::ORIGIN, hoard)).collect();
@@ -93,6 +94,7 @@ async fn synchronise(evil: &mut Adversary, hoard: &mut Registry, number: u64) ->
             return (turns, true);
         }
         turns += 1;
+        turn.notify_one();
         let answer = evil.request(peer::encode(&PeerRequest::Sync { session: number, messages })).await;
         let Some(PeerResponse::Sync(messages)) = answer.and_then(|answer| peer::decode(&answer).ok()) else {
             return (turns, false);
@@ -106,7 +108,7 @@ async fn synchronise(evil: &mut Adversary, hoard: &mut Registry, number: u64) ->
 }
 
 /// One hostile peer does all that it can with what it has made up.
-async fn attack(seed: u8, victim: &Coordinator, records: &[Signed], mut hoard: Registry) -> String {
+async fn attack(seed: u8, victim: &Coordinator, records: &[Signed], mut hoard: Registry, turn: &Notify) -> String {
     let mut evil = Adversary::connect_as(victim, seed).await;
     for signed in records {
         evil.gossip(signed.bytes().to_vec());
@@ -119,7 +121,7 @@ async fn attack(seed: u8, victim: &Coordinator, records: &[Signed], mut hoard: R
     // It has a standing now, unless its gossip has cost it that.
     let (mut turns, mut heard) = (0, true);
     for number in 0..3 {
-        let (more, to_the_end) = synchronise(&mut evil, &mut hoard, number).await;
+        let (more, to_the_end) = synchronise(&mut evil, &mut hoard, number, turn).await;
         (turns, heard) = (turns + more, to_the_end);
         if !heard {
             break;
@@ -127,6 +129,7 @@ async fn attack(seed: u8, victim: &Coordinator, records: &[Signed], mut hoard: R
     }
     let mut pushed = 0;
     for batch in records.chunks(PUSHED) {
+        turn.notify_one();
         match evil.push(batch.iter().map(|signed| signed.bytes().to_vec()).collect()).await {
             Some(PeerResponse::Taken(_)) => pushed += batch.len(),
             _ => break,
@@ -154,8 +157,10 @@ async fn flood(identities: u32) {
     let hoards: Vec<Registry> = records.chunks(share).map(hoard).collect();
     let (began, resident) = (Instant::now(), resident_mib());
     let over = Arc::new(AtomicBool::new(false));
+    // One honest word with each turn of the hostile peers, as far as the word before has been heard.
+    let turn = Arc::new(Notify::new());
     let bystander = tokio::spawn({
-        let (one, two, over) = (one.clone(), two.clone(), over.clone());
+        let (one, two, over, turn) = (one.clone(), two.clone(), over.clone(), turn.clone());
         async move {
             let mut took = Vec::new();
             while !over.load(Ordering::Relaxed) {
@@ -164,15 +169,16 @@ async fn flood(identities: u32) {
                 let knows = |registry: &Registry| registry.claims_of(&agent).next().is_some();
                 two.until("an honest word is heard", knows).await;
                 took.push(said.elapsed());
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                turn.notified().await;
             }
             took
         }
     });
     let attacks = records.chunks(share).zip(hoards).zip(100..);
-    let attacks = attacks.map(|((records, hoard), seed)| attack(seed, &one, records, hoard));
+    let attacks = attacks.map(|((records, hoard), seed)| attack(seed, &one, records, hoard, &turn));
     let came_of_it = futures_util::future::join_all(attacks).await;
     over.store(true, Ordering::Relaxed);
+    turn.notify_one();
     let mut took = bystander.await.unwrap();
     took.sort();
     let (grown, lasted) = (resident_mib().saturating_sub(resident), began.elapsed());

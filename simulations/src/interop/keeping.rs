@@ -4,7 +4,7 @@
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
@@ -23,6 +23,8 @@ const STORED_WITHIN: Duration = Duration::from_secs(20);
 const FOUND_WITHIN: Duration = Duration::from_secs(15);
 /// Until it is written what a full disk had not taken: what has changed is written every minute.
 const TRIED_AGAIN_WITHIN: Duration = Duration::from_secs(90);
+/// How often files, logs and sockets of other processes are looked at, while they are waited for.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Starts that are ended by SIGKILL at some moment or other.
 const KILLS: u64 = 24;
 
@@ -71,12 +73,25 @@ fn is_kept(name: &str) -> bool {
     (name == "epoch" || name == "entries" || name.starts_with("registry-")) && !name.contains(".corrupt-")
 }
 
-/// Waits until a node has put on its disk what it knows by now.
+/// Waits until a node has put on its disk what it knows.
 async fn stored(lab: &Lab, node: &Node) -> Result<()> {
+    let stored = || Ok(files_of(&lab.data_dir(node.name()), is_kept)?.len() == 3);
+    until(STORED_WITHIN, stored).await.with_context(|| format!("{} has not stored what it knows", node.name()))
+}
+
+/// Waits until a node has put its registry on its disk since then.
+async fn stored_since(lab: &Lab, node: &Node, since: SystemTime) -> Result<()> {
+    let is_newer = |path: &PathBuf| path.metadata().and_then(|meta| meta.modified()).is_ok_and(|at| at > since);
+    let is_registry = |name: &str| is_kept(name) && name.starts_with("registry-");
+    let stored = || Ok(files_of(&lab.data_dir(node.name()), is_registry)?.iter().any(is_newer));
+    until(STORED_WITHIN, stored).await.with_context(|| format!("{} has not stored its registry anew", node.name()))
+}
+
+async fn until(within: Duration, holds: impl Fn() -> Result<bool>) -> Result<()> {
     let begin = Instant::now();
-    while files_of(&lab.data_dir(node.name()), is_kept)?.len() < 3 {
-        must!(begin.elapsed() < STORED_WITHIN, "{} has not stored what it knows", node.name());
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    while !holds()? {
+        must!(begin.elapsed() < within, "not after {within:?}");
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
     Ok(())
 }
@@ -94,7 +109,7 @@ async fn finds(node: &Node, others: u64) -> Result<Duration> {
         if begin.elapsed() > FOUND_WITHIN {
             bail!("{} is connected to {connected:?} others after {FOUND_WITHIN:?}", node.name());
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
@@ -107,8 +122,9 @@ async fn without_entry(lab: Arc<Lab>) -> Result<String> {
     let last = mesh.coordinators.len() - 1;
     mesh.coordinators[last].process.signal(Signal::TERM)?;
     mesh.coordinators[last].process.exited(READY_WITHIN).await?;
+    let since = SystemTime::now();
     mesh.start_again(last).await?;
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    stored_since(&lab, &mesh.coordinators[last], since).await?;
     mesh.entry.process.kill();
     let id = mesh.coordinators[last].id.clone();
     mesh.coordinators[last].start_again()?;
@@ -203,6 +219,7 @@ async fn killed(lab: Arc<Lab>) -> Result<String> {
     let id = mesh.coordinators[1].id.clone();
     for kill in 0..KILLS {
         mesh.coordinators[1].start_again()?;
+        // Not for anything: it is the moment that is tried, each time another one.
         tokio::time::sleep(Duration::from_millis(7 + 13 * kill)).await;
         mesh.coordinators[1].process.kill();
     }
@@ -242,15 +259,18 @@ async fn full_disk(lab: Arc<Lab>) -> Result<String> {
         while said(&node, words) == 0 {
             must!(node.process.is_running(), "the node has ended\n{}", node.process.log_tail(20));
             must!(begin.elapsed() < within, "after {within:?} its log has no {words:?}\n{}", node.process.log_tail(20));
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
         Ok(begin.elapsed())
     };
     waits_for("is not on disk", TRIED_AGAIN_WITHIN).await?;
-    tokio::time::sleep(Duration::from_secs(10)).await;
-    must!(said(&node, "is not on disk") == 1, "it is said again and again\n{}", node.process.log_tail(20));
+    // Whatever it tries to write begins as a file of another name beside.
+    let tried = || anyhow::Ok(lab.data_dir(node.name()).metadata()?.modified()?);
+    let before = tried()?;
+    until(TRIED_AGAIN_WITHIN, || Ok(tried()? != before)).await.context("it does not try to write again")?;
     files_grow_to(&node, None)?;
     let again = waits_for("is on disk again", TRIED_AGAIN_WITHIN).await?;
+    must!(said(&node, "is not on disk") == 1, "it is said again and again\n{}", node.process.log_tail(20));
     let samples = load.stop().await;
     let failed = reasons(&samples);
     must!(failed.is_empty() && !samples.is_empty(), "requests failed meanwhile: {failed:?}");
