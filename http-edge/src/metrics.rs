@@ -75,7 +75,7 @@ counters! {
     tunnels_turned_away,
     /// Nodes' connections whose handshake failed.
     handshakes_failed,
-    /// Coordinators that asked for something else than a tunnel, and were told from where they came.
+    /// Whoever asked for something else than a tunnel, as coordinators do, and was told from where they came.
     addresses_told,
     /// Peers of coordinators that were let through to one.
     mesh_peers_accepted,

@@ -138,7 +138,7 @@ impl DataDir {
         builder.create(path).map_err(disk("make the data directory", path))?;
         let lock = take_lock(path)?;
         sweep(path);
-        let was_used = path.join("epoch").exists() && !path.join(KEY).exists();
+        let was_used = path.join(epoch::FILE).exists() && !path.join(KEY).exists();
         let key = key_file::load_or_create_key(&path.join(KEY))?;
         if was_used {
             warn!(
@@ -277,7 +277,7 @@ fn is_the_files(error: &io::Error) -> bool {
 
 /// Removes what a process has left that was killed while it wrote. Where that cannot be done, what is left there only takes room.
 fn sweep(directory: &Path) {
-    let own = |name: &str| [KEY, "epoch", ENTRIES].contains(&name) || name.starts_with(REGISTRY);
+    let own = |name: &str| [KEY, epoch::FILE, ENTRIES].contains(&name) || name.starts_with(REGISTRY);
     match durable::sweep(directory, own) {
         Ok(0) => {}
         Ok(files) => info!(files, "removed what a process had not finished writing when it ended"),

@@ -81,7 +81,9 @@ pub async fn run(args: BenchArgs) -> Result<()> {
     let ours = Side::hedgerow(&lab, origin.listen).await?;
     let others = match &args.what {
         What::Proxy(_) => vec![Side::nginx(&lab, origin.listen).await, Side::haproxy(&lab, origin.listen).await],
-        _ => vec![Side::rathole(&lab, origin.listen, false).await, Side::rathole(&lab, origin.listen, true).await],
+        What::Tunnel(_) | What::Gossip(_) => {
+            vec![Side::rathole(&lab, origin.listen, false).await, Side::rathole(&lab, origin.listen, true).await]
+        }
     };
     let profile = binaries.sim.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
     say(format!("### {title}: {} bytes, {} pairs of 1 s slices, profile `{profile}`\n", measure.bytes, measure.pairs));

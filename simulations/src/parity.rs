@@ -10,6 +10,7 @@ use hedgerow_process::exit::Failure;
 use hedgerow_process::shutdown::{Shutdown, Stage};
 
 use crate::binaries::Binaries;
+use crate::client::load::quantile;
 use crate::lab;
 use crate::simulate::once;
 use crate::terminal::{Style, human, say};
@@ -62,8 +63,8 @@ pub async fn run(args: ParityArgs) -> Result<()> {
     }
     say(format!("{:24} {:>10} {:>10}   lab / full", "", "full level", "lab"));
     let mut apart = Vec::new();
-    for ((name, _), (simulated, real)) in TIMES.iter().zip(taken) {
-        let (simulated, real) = (median(simulated), median(real));
+    for ((name, _), (mut simulated, mut real)) in TIMES.iter().zip(taken) {
+        let (simulated, real) = (quantile(&mut simulated, 0.5), quantile(&mut real, 0.5));
         let ratio = real.as_secs_f64() / simulated.as_secs_f64();
         let near = (1.0 / FACTOR_MAX..=FACTOR_MAX).contains(&ratio);
         let told = format!("{name:24} {:>10} {:>10}   {ratio:.2}", human(simulated), human(real));
@@ -78,10 +79,4 @@ pub async fn run(args: ParityArgs) -> Result<()> {
             Err(Failure::runtime(format!("more than a factor of {FACTOR_MAX} apart: {}", names.join(", "))).into())
         }
     }
-}
-
-/// The middle one; of an even number the higher of both. There is at least one.
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
 }

@@ -16,8 +16,6 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::wire::{self, DecodeError};
-
 pub mod seen;
 
 /// One message, in bytes: it is short.
@@ -65,16 +63,6 @@ impl fmt::Display for Unable {
     }
 }
 
-/// Encodes a message.
-pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
-    wire::encode(message)
-}
-
-/// Decodes a message; further fields of a newer version are skipped.
-pub fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
-    wire::decode_prefix(bytes, APPOINTMENT_BYTES_MAX).map(|(message, _)| message)
-}
-
 /// How far an address reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Reach {
@@ -118,6 +106,11 @@ pub(crate) fn usable(theirs: &[SocketAddr], ours: &[SocketAddr]) -> Vec<SocketAd
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::{self, DecodeError, encode};
+
+    fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+        wire::decode_prefix(bytes, APPOINTMENT_BYTES_MAX).map(|(message, _)| message)
+    }
 
     fn addresses(of: &[&str]) -> Vec<SocketAddr> {
         of.iter().map(|address| address.parse().unwrap()).collect()

@@ -54,8 +54,8 @@ pub struct Limits {
     /// Records of kinds that this version does not know, for one writer: room for the future, not for a flood.
     pub unknown_per_writer_max: usize,
     /// Records beside those that nodes and leases are, in all: attachments, guests, what this version does not know, and their tombstones.
-    /// Each sponsor's own bounds, times as many sponsors as there may be, are more than a machine holds. Over it nobody is refused his
-    /// share of it, and nobody has more.
+    /// Each sponsor's own bounds, times as many sponsors as there may be, are more than a machine holds. Beyond it
+    /// each still has his share, and nobody has more.
     pub extra_records_max: usize,
     /// Nodes that came in directly from one source prefix (an IPv4 /24, an IPv6 /48): addresses are dearer than keys.
     pub nodes_per_prefix_max: usize,
@@ -104,7 +104,7 @@ impl Limits {
         marks_per_sponsor_max: 16384,
         marks_max: 65536,
         sync_message_bytes_max: 48 * 1024,
-        snapshot_bytes_max: 256 * 1024 * 1024,
+        snapshot_bytes_max: 512 * 1024 * 1024,
     };
     /// So small that a simulation reaches every bound.
     pub const TINY: Self = Self {

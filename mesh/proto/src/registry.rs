@@ -101,12 +101,13 @@ impl Registry {
 
     /// Whether there was no room for these bytes a little while ago, as far as is remembered.
     pub(crate) fn had_no_room(&self, now: Time, bytes: &[u8]) -> bool {
-        self.no_room.was_noted(now, &half_hash(bytes))
+        // Mostly there was room for all, and nothing has to be hashed.
+        !self.no_room.is_empty() && self.no_room.was_noted(now, &first_half(Sha256::digest(bytes).into()))
     }
 
     /// There is no room for this record now.
     pub(crate) fn note_no_room(&mut self, now: Time, signed: &Signed) {
-        self.no_room.note(now, half_hash(signed.bytes()));
+        self.no_room.note(now, first_half(signed.hash().0));
     }
 
     /// Its bounds.
@@ -153,8 +154,7 @@ impl Registry {
 }
 
 /// The first half of the hash of a record.
-fn half_hash(bytes: &[u8]) -> [u8; 16] {
-    let hash: [u8; 32] = Sha256::digest(bytes).into();
+fn first_half(hash: [u8; 32]) -> [u8; 16] {
     let mut half = [0; 16];
     half.copy_from_slice(&hash[..16]);
     half

@@ -12,6 +12,8 @@ use tracing::warn;
 
 use super::{DataDirError, checked, disk, read_or_set_aside};
 
+/// Its name in the data directory.
+pub(super) const FILE: &str = "epoch";
 const HEADING: &str = "hedgerow epoch v1\nepoch ";
 /// The file is below 150 bytes; whatever is longer is something else.
 const FILE_BYTES_MAX: u64 = 1024;
@@ -33,7 +35,7 @@ struct Counter {
 
 impl Epoch {
     pub(super) fn in_directory(directory: &Path) -> Self {
-        Self { path: directory.join("epoch"), counter: Mutex::new(Counter { used: 0, kept: true }) }
+        Self { path: directory.join(FILE), counter: Mutex::new(Counter { used: 0, kept: true }) }
     }
 
     /// Raises it above all that were used, and above `other`.

@@ -81,8 +81,10 @@ impl Host {
             }
             SwarmEvent::ListenerError { error, .. } => warn!(%error, "a libp2p listener failed"),
             SwarmEvent::ListenerClosed { reason, .. } => warn!(?reason, "a libp2p listener has closed"),
-            SwarmEvent::ConnectionEstablished { peer_id, .. } if node_id(&peer_id).is_none() => {
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } if node_id(&peer_id).is_none() => {
                 debug!(peer = %peer_id, "not the key of a node");
+                // Whatever was tried with it is over.
+                let _ = self.shortcut_connected(connection_id);
                 self.disconnect(peer_id);
             }
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, num_established, .. }

@@ -183,7 +183,8 @@ impl Gossips for Coordinators {
         let id = &*killed.id;
         let began = Instant::now();
         killed.process.kill();
-        self.all(|door| door.until_not_connected(id)).await?;
+        let noticed = self.all(|door| door.until_not_connected(id));
+        timeout(GIVE_UP_AFTER, noticed).await.context("its neighbours did not notice that one was killed")??;
         self.neighbours_noticed = began.elapsed();
         let noticed = self.all(|door| door.until("/health", move |health| health["coordinators"] == left));
         timeout(GIVE_UP_AFTER, noticed).await.context("not all noticed that one was killed")??;

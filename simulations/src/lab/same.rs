@@ -1,7 +1,7 @@
 //! A scenario of the simulation, as the lab plays it: the same nodes, lines, changes and partitions.
 
 use hedgerow_sim_model::scenario::{
-    Changes as SimulatedChanges, Fault as Simulated, Latency, Scenario as Simulation, Shape,
+    Changes as SimulatedChanges, Fault as Simulated, Latency, LimitsName, Scenario as Simulation, Shape,
 };
 use hedgerow_sim_model::span::Span;
 
@@ -26,6 +26,9 @@ pub(super) fn of(simulation: &Simulation) -> Result<Scenario, String> {
         (simulation.load.is_some(), "a load"),
         (!simulation.random.is_empty(), "faults at random times"),
         (simulation.changes.is_none(), "no changes"),
+        (simulation.timeline.is_empty(), "no fault"),
+        (population.limits != LimitsName::Production, "other limits than the binaries'"),
+        (population.newer_version > 0.0, "nodes of a later version"),
         (simulation.network.loss_burst > 1.0, "losses in bursts"),
     ];
     if let Some((_, what)) = has.iter().find(|(has, _)| *has) {
@@ -48,7 +51,7 @@ pub(super) fn of(simulation: &Simulation) -> Result<Scenario, String> {
         change_p50: Some(AGREE_WITHIN),
         ..Must::default()
     };
-    Ok(Scenario {
+    let scenario = Scenario {
         about: simulation.about.clone(),
         duration: simulation.duration,
         count_from: Span::default(),
@@ -69,7 +72,9 @@ pub(super) fn of(simulation: &Simulation) -> Result<Scenario, String> {
             })
             .collect::<Result<_, _>>()?,
         must,
-    })
+    };
+    scenario.check()?;
+    Ok(scenario)
 }
 
 fn changes(simulated: &SimulatedChanges) -> Changes {

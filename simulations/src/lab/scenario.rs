@@ -282,7 +282,7 @@ impl Scenario {
         }
     }
 
-    fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), String> {
         self.check_members()?;
         self.check_timeline()?;
         if self.count_from >= self.duration {

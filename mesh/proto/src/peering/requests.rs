@@ -220,20 +220,25 @@ impl Peering {
     ) -> bool {
         let patience = self.judge.patience(now, &from);
         session.be_patient(patience);
-        let mut passed_over = 0;
+        let (mut passed_over, mut failed) = (0, None);
         for message in messages {
             let received = replica
                 .receive_if(now, session, message, |registry, record| judge::may_synchronise(registry, &from, record));
             match received {
                 Ok(received) => passed_over += received.passed_over,
                 Err(error) => {
-                    self.complain(from, Complaint::Synchronisation(error));
-                    self.fault(now, from, Fault::Wrong);
-                    return false;
+                    failed = Some(error);
+                    break;
                 }
             }
         }
+        // Also of who ends with a message that is none: what came before it has been verified.
         self.judge.try_patience(now, from, patience.saturating_sub(session.patience()));
+        if let Some(error) = failed {
+            self.complain(from, Complaint::Synchronisation(error));
+            self.fault(now, from, Fault::Wrong);
+            return false;
+        }
         // An honest peer whose registry holds other things than this one has room for asks no more often than once in a while.
         passed_over == 0 || !self.fault(now, from, Fault::Useless)
     }

@@ -32,6 +32,11 @@ impl NoRoom {
         }
     }
 
+    /// Whether there was room for all that is remembered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.hashes.is_empty()
+    }
+
     /// Whether there was none a little while ago.
     pub(super) fn was_noted(&self, now: Time, hash: &[u8; 16]) -> bool {
         now < self.until && self.hashes.contains(hash)

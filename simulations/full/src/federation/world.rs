@@ -333,8 +333,9 @@ impl World {
                 }
                 Action::Change => self.change(),
                 Action::Watch => {
-                    self.watch();
-                    self.schedule(at + WATCH_INTERVAL, Action::Watch);
+                    if let Some(next) = self.watch(at) {
+                        self.schedule(next, Action::Watch);
+                    }
                 }
                 Action::Remember => self.said = self.what_all_say(),
                 Action::Finish => break,

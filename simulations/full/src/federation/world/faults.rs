@@ -38,10 +38,14 @@ impl World {
                 }
                 self.kill(node).await?;
             }
-            Effect::Pause { node } => self.with_process(node, |process| process.stop()),
+            Effect::Pause { node } => {
+                self.with_process(node, |process| process.stop());
+                self.seen.stands_still(node);
+            }
             Effect::Suspend { node } => {
                 self.network.begin(index as u64, &Effect::Cut { shape: Shape::One, order: vec![node] });
                 self.with_process(node, |process| process.stop());
+                self.seen.stands_still(node);
             }
             Effect::ClockJump { node, by } => {
                 if let Some(place) = self.places.get(&node) {

@@ -43,6 +43,11 @@ impl Seen {
         self.steady_since.insert(node, time::now().since_origin());
     }
 
+    /// Its process stands still until it [begins anew](Self::begins_anew): nothing lapses there meanwhile.
+    pub(super) fn stands_still(&mut self, node: u32) {
+        self.steady_since.insert(node, Duration::MAX);
+    }
+
     /// Another process has this key.
     pub(super) fn is_cloned(&mut self, id: NodeId) {
         self.cloned.insert(id);
@@ -107,7 +112,7 @@ impl Seen {
     /// Coordinators that seem to be there long after they were.
     fn live_on(&self, now: Duration, node: u32, registry: &Registry, ids: &BTreeMap<NodeId, u32>) -> Vec<Broken> {
         let bound = safety::seems_there_max(registry);
-        if self.steady_since.get(&node).is_some_and(|since| now < *since + bound) {
+        if self.steady_since.get(&node).is_some_and(|since| now < since.saturating_add(bound)) {
             return Vec::new();
         }
         let gone = ids.iter().filter_map(|(id, other)| Some((id, now.saturating_sub(*self.up_at.get(other)?))));

@@ -10,7 +10,7 @@ use hedgerow_sim_model::results::{Sample, Violation};
 
 use super::super::evidence::Asked;
 use super::super::node::Running;
-use super::{Agreement, World};
+use super::{Agreement, WATCH_INTERVAL, World};
 use crate::time;
 
 /// Once nothing is wrong any more, every request is served after this: tunnels are back within seconds, and what hangs on a lease
@@ -75,9 +75,8 @@ impl World {
         self.changes = made;
     }
 
-    /// Notes what is waited for, if it has come.
-    pub(super) fn watch(&mut self) {
-        let now = time::now().since_origin();
+    /// Notes what is waited for, if it has come. When to look again, if anything is waited for still.
+    pub(super) fn watch(&mut self, now: Duration) -> Option<Duration> {
         let mut made = std::mem::take(&mut self.changes);
         let coordinators = self.coordinators_running();
         made.look(&coordinators);
@@ -98,6 +97,14 @@ impl World {
             }
         }
         self.changes = made;
+        let next = now + WATCH_INTERVAL;
+        let Agreement { after_joining, after_faults, .. } = self.agreement;
+        match (after_joining, after_faults) {
+            _ if self.settings.scenario.changes.is_some() => Some(next),
+            (Some(_), Some(_)) => None,
+            (Some(_), None) => Some(next.max(self.faults_over_at())),
+            (None, _) => Some(next),
+        }
     }
 
     fn faults_over_at(&self) -> Duration {
