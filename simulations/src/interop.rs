@@ -54,6 +54,9 @@ pub struct InteropArgs {
     /// Names the checks and runs none
     #[arg(long)]
     list: bool,
+    /// Leaves out those that are tests as well: `cargo test` runs them
+    #[arg(long)]
+    not_tests: bool,
     /// A check whose programs are missing is a failure (for CI)
     #[arg(long)]
     require_all: bool,
@@ -157,7 +160,8 @@ pub async fn run(args: InteropArgs) -> Result<()> {
     let style = Style::detect();
     let wanted =
         |check: &Check| args.only.is_empty() || args.only.iter().any(|part| check.name.contains(part.as_str()));
-    let checks: Vec<_> = checks().into_iter().filter(wanted).collect();
+    let left = |check: &Check| !(args.not_tests && check.is_test());
+    let checks: Vec<_> = checks().into_iter().filter(wanted).filter(left).collect();
     if args.list {
         for check in checks {
             say(format!("{:24} {}", check.name, check.promise));
