@@ -14,6 +14,7 @@ use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::limits::Limits;
 use hedgerow_proto::record::{Candidacy, Hardware, Home, NodeRecord, RecordError, Roles};
 use hedgerow_proto::registry::{Registry, Source};
+use hedgerow_proto::scope::Scope;
 use hedgerow_tunnel::{DialConfig, DrainState, Services, tuning};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -22,7 +23,6 @@ use tracing::{debug, error, info};
 use crate::contract::Contract;
 use crate::elsewhere::{Elsewhere, Outward};
 use crate::identity::Identity;
-use crate::mesh::addresses::Reach;
 use crate::mesh::{Mesh, MeshConfig};
 use crate::node::role_word;
 use crate::platform::Platform;
@@ -196,7 +196,7 @@ impl Membership {
     }
 
     /// What the tunnels to this federation's entries share. One of these is at this address.
-    pub fn dial_config(&self, entry: Reach) -> DialConfig {
+    pub fn dial_config(&self, entry: Scope) -> DialConfig {
         self.mesh.has_entry(entry);
         self.config.clone()
     }

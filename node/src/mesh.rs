@@ -24,7 +24,8 @@ use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
 use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::limits::Limits;
 use hedgerow_proto::record::{Candidacy, Home, Roles};
-use hedgerow_proto::registry::{Reach as Route, Registry};
+use hedgerow_proto::registry::{Reach, Registry};
+use hedgerow_proto::scope::Scope;
 use hedgerow_tunnel::DialConfig;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -41,7 +42,7 @@ pub mod home;
 mod relays;
 pub mod workers;
 
-use addresses::{Reach, worth_telling};
+use addresses::worth_telling;
 use hints::Hints;
 use home::Seeker;
 use workers::Workers;
@@ -80,7 +81,7 @@ pub struct Mesh {
     /// Calls that neighbours pass on go here.
     pub calls: mpsc::Sender<IncomingCall>,
     /// How far the most distant entry is.
-    entry_reach: watch::Sender<Reach>,
+    entry_scope: watch::Sender<Scope>,
     /// Where others reach it by way of entries.
     at_entries: watch::Sender<Vec<Multiaddr>>,
     /// The entries that can say from where its datagrams come.
@@ -99,7 +100,7 @@ pub struct Watch {
     roles: watch::Receiver<Roles>,
     home: watch::Receiver<Option<Home>>,
     host: watch::Receiver<Option<HostHandle>>,
-    reach: watch::Receiver<Reach>,
+    scope: watch::Receiver<Scope>,
     at_entries: watch::Receiver<Vec<Multiaddr>>,
     status: Option<watch::Receiver<HostStatus>>,
     /// Where the host listened when that was looked at last.
@@ -109,7 +110,7 @@ pub struct Watch {
 impl Watch {
     /// Ready when something has changed, or may have.
     pub async fn changed(&mut self) {
-        let Self { roles, home, host, reach, at_entries, status, listening } = self;
+        let Self { roles, home, host, scope, at_entries, status, listening } = self;
         let listens_elsewhere = async {
             let Some(status) = status else { return std::future::pending().await };
             loop {
@@ -129,7 +130,7 @@ impl Watch {
         tokio::select! {
             _ = roles.changed() => {}
             _ = home.changed() => {}
-            _ = reach.changed() => {}
+            _ = scope.changed() => {}
             _ = at_entries.changed() => {}
             () = listens_elsewhere => {}
             _ = host.changed() => next = Some(host.borrow_and_update().as_ref().map(HostHandle::status)),
@@ -181,7 +182,7 @@ impl Mesh {
             hints: Arc::new(Hints::new(federation)),
             census: watch::Sender::new(None),
             calls,
-            entry_reach: watch::Sender::new(Reach::Machine),
+            entry_scope: watch::Sender::new(Scope::Machine),
             at_entries: watch::Sender::new(Vec::new()),
             observers: watch::Sender::new(Vec::new()),
             came_up: watch::Sender::new(0),
@@ -200,8 +201,8 @@ impl Mesh {
     }
 
     /// An entry of this federation is so far away: addresses that mean something to others there are told from now on.
-    pub fn has_entry(&self, reach: Reach) {
-        self.entry_reach.send_if_modified(|farthest| std::mem::replace(farthest, reach.max(*farthest)) < reach);
+    pub fn has_entry(&self, scope: Scope) {
+        self.entry_scope.send_if_modified(|farthest| std::mem::replace(farthest, scope.max(*farthest)) < scope);
     }
 
     /// Others reach it by way of entries at these addresses, and at no others.
@@ -239,7 +240,7 @@ impl Mesh {
         }
         // First those at entries, which always mean something, and which those need who have no other.
         let mut told = self.at_entries.borrow().clone();
-        told.extend(worth_telling(&self.host_status().listening, *self.entry_reach.borrow()));
+        told.extend(worth_telling(&self.host_status().listening, *self.entry_scope.borrow()));
         told.truncate(Limits::PRODUCTION.multiaddrs_per_node_max);
         told
     }
@@ -250,7 +251,7 @@ impl Mesh {
             roles: self.roles.subscribe(),
             home: self.home.subscribe(),
             host: self.host.subscribe(),
-            reach: self.entry_reach.subscribe(),
+            scope: self.entry_scope.subscribe(),
             at_entries: self.at_entries.subscribe(),
             status: self.host.borrow().as_ref().map(HostHandle::status),
             listening: Vec::new(),
@@ -471,7 +472,7 @@ impl Mesh {
 
 /// The services for which this coordinator knows a worker that can be reached from here.
 fn offered(registry: &Registry) -> Vec<ServiceName> {
-    let here = registry.workers().filter(|worker| worker.reach == Route::Tunnel);
+    let here = registry.workers().filter(|worker| worker.reach == Reach::Tunnel);
     let mut names: Vec<ServiceName> =
         here.flat_map(|worker| worker.node.services.iter().map(|offer| offer.name.clone())).collect();
     names.sort_unstable();

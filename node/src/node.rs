@@ -11,6 +11,7 @@ use hedgerow_process::exit::Failure;
 use hedgerow_process::shutdown::{self, Shutdown};
 use hedgerow_proto::id::FederationId;
 use hedgerow_proto::record::{Roles, ServiceHealth};
+use hedgerow_proto::scope::Scope;
 use hedgerow_tunnel::{DialConfig, DrainState, TunnelState};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -22,7 +23,6 @@ use crate::entries::{Entries, EntryState, EntryView};
 use crate::identity::Identity;
 use crate::membership::{Member, Membership, Profile};
 use crate::mesh::Mesh;
-use crate::mesh::addresses::Reach;
 use crate::platform::Platform;
 use crate::registry_view::RegistryView;
 use crate::services::{LocalService, LocalServices};
@@ -141,14 +141,14 @@ impl Node {
     /// What the tunnels of one federation share; the node joins it if it has not. What stops it from joining is of its own
     /// making (its disk, its ports), so the node stops.
     pub fn dial_config(&self, federation: FederationId, entry: IpAddr) -> Result<DialConfig, String> {
-        self.join(federation, Reach::of(entry))
+        self.join(federation, Scope::farthest([entry]))
     }
 
     /// The same for an entry that is so far away.
-    pub fn join(&self, federation: FederationId, reach: Reach) -> Result<DialConfig, String> {
+    pub fn join(&self, federation: FederationId, scope: Scope) -> Result<DialConfig, String> {
         let mut memberships = self.memberships.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(membership) = memberships.get(&federation) {
-            return Ok(membership.dial_config(reach));
+            return Ok(membership.dial_config(scope));
         }
         let membership = Membership::join(federation, &self.member()).map_err(|failure| {
             let words = failure.to_string();
@@ -156,7 +156,7 @@ impl Node {
             let _ = self.failures.try_send(failure);
             words
         })?;
-        let config = membership.dial_config(reach);
+        let config = membership.dial_config(scope);
         memberships.insert(federation, membership);
         Ok(config)
     }

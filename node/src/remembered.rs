@@ -15,12 +15,12 @@ use std::time::Duration;
 
 use hedgerow_process::patience::{Patience, Say};
 use hedgerow_proto::id::FederationId;
+use hedgerow_proto::scope::Scope;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::entries::{Entries, EntryState, UpEntry};
 use crate::entry_url::EntryUrl;
-use crate::mesh::addresses::Reach;
 use crate::node::Node;
 
 const HEADING: &str = "hedgerow entries v1";
@@ -40,13 +40,13 @@ const TRY_AGAIN: Duration = Duration::from_secs(60);
 struct Remembered {
     url: String,
     federation: FederationId,
-    reach: Reach,
+    scope: Scope,
 }
 
 impl Remembered {
     fn of(up: &UpEntry) -> Self {
-        let reach = up.addresses.iter().copied().map(Reach::of).max().unwrap_or_default();
-        Self { url: up.url.to_string(), federation: up.federation, reach }
+        let scope = Scope::farthest(up.addresses.iter().copied());
+        Self { url: up.url.to_string(), federation: up.federation, scope }
     }
 }
 
@@ -62,15 +62,15 @@ impl Memory {
         }
         let one = |line: &str| {
             let mut words = line.splitn(3, ' ');
-            let (federation, reach) = (words.next()?.parse().ok()?, Reach::from_word(words.next()?)?);
-            Some(Remembered { federation, reach, url: words.next()?.to_owned() })
+            let (federation, scope) = (words.next()?.parse().ok()?, Scope::from_word(words.next()?)?);
+            Some(Remembered { federation, scope, url: words.next()?.to_owned() })
         };
         lines.map(one).collect::<Option<Vec<_>>>().map(Self)
     }
 
     fn write(&self) -> String {
         let line =
-            |Remembered { url, federation, reach }: &Remembered| format!("{federation} {} {url}\n", reach.word());
+            |Remembered { url, federation, scope }: &Remembered| format!("{federation} {} {url}\n", scope.word());
         std::iter::once(format!("{HEADING}\n")).chain(self.0.iter().map(line)).collect()
     }
 
@@ -153,10 +153,10 @@ fn join_silent(node: &Node, entries: &Entries, memory: &Memory, urls: &[EntryUrl
         views.iter().any(|view| view.url == url && matches!(view.state, EntryState::Known(_)))
     };
     let silent: Vec<EntryUrl> = urls.iter().filter(|url| !answered(url)).cloned().collect();
-    for Remembered { url, federation, reach } in memory.of(&silent) {
+    for Remembered { url, federation, scope } in memory.of(&silent) {
         info!(entry = url, %federation, "the entry does not answer; this node goes on in the federation that it was of, with the coordinators that it knew");
         // What stops it from joining has been told to whoever stops the node.
-        if let Err(error) = node.join(*federation, *reach) {
+        if let Err(error) = node.join(*federation, *scope) {
             debug!(error, "cannot go on without the entry");
         }
     }
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     fn remembered(url: &str, federation: u8) -> Remembered {
-        Remembered { url: url.into(), federation: FederationId([federation; 32]), reach: Reach::World }
+        Remembered { url: url.into(), federation: FederationId([federation; 32]), scope: Scope::World }
     }
 
     #[test]
@@ -194,8 +194,8 @@ mod tests {
         let mut memory = Memory::default();
         assert_eq!(Memory::read(&memory.write()), Some(memory.clone()));
         memory.learn(remembered("https://one.example/", 1));
-        memory.learn(Remembered { reach: Reach::Machine, ..remembered("http://127.0.0.1:8080/", 2) });
-        memory.learn(Remembered { reach: Reach::Network, ..remembered("http://10.0.0.1:8080/", 2) });
+        memory.learn(Remembered { scope: Scope::Machine, ..remembered("http://127.0.0.1:8080/", 2) });
+        memory.learn(Remembered { scope: Scope::Network, ..remembered("http://10.0.0.1:8080/", 2) });
         assert_eq!(Memory::read(&memory.write()), Some(memory));
         for other in
             ["", "hedgerow entries v2\n", "hedgerow entries v1\nx\n", "hedgerow entries v1\nx world https://a/\n"]

@@ -12,9 +12,11 @@
 //! stands in no record: it is of use only to whoever is being waited for there.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+
+use crate::scope::Scope;
 
 pub mod seen;
 
@@ -63,42 +65,13 @@ impl fmt::Display for Unable {
     }
 }
 
-/// How far an address reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Reach {
-    Machine,
-    Network,
-    World,
-}
-
-impl Reach {
-    /// `None`: it is nobody's.
-    pub(crate) fn of(address: IpAddr) -> Option<Self> {
-        let address = address.to_canonical();
-        let near = match address {
-            IpAddr::V4(v4) if v4.is_broadcast() => return None,
-            // Carriers' own (RFC 6598) are as private as others.
-            IpAddr::V4(v4) => {
-                v4.is_private() || v4.is_link_local() || v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64
-            }
-            IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
-        };
-        match address {
-            _ if address.is_unspecified() || address.is_multicast() => None,
-            _ if address.is_loopback() => Some(Self::Machine),
-            _ if near => Some(Self::Network),
-            _ => Some(Self::World),
-        }
-    }
-}
-
 /// Those of the addresses that a peer names to which datagrams may be sent: of a family in which this node has one itself, and reaching as
 /// far as that one. From the world nobody can send this node to its neighbour's printer.
 pub(crate) fn usable(theirs: &[SocketAddr], ours: &[SocketAddr]) -> Vec<SocketAddr> {
     let fits = |address: &&SocketAddr| {
         let own = ours.iter().filter(|own| own.is_ipv4() == address.is_ipv4());
-        let reach = own.filter_map(|own| Reach::of(own.ip())).max();
-        address.port() != 0 && reach.is_some_and(|own| Reach::of(address.ip()).is_some_and(|theirs| theirs >= own))
+        let scope = own.filter_map(|own| Scope::of(own.ip())).max();
+        address.port() != 0 && scope.is_some_and(|own| Scope::of(address.ip()).is_some_and(|theirs| theirs >= own))
     };
     theirs.iter().take(ADDRESSES_MAX).filter(fits).copied().collect()
 }

@@ -25,6 +25,7 @@ pub mod registry;
 pub mod replica;
 pub mod retry;
 pub mod route;
+pub mod scope;
 pub mod shortcuts;
 pub mod snapshot;
 pub mod sync;

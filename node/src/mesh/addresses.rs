@@ -3,56 +3,17 @@
 use std::net::IpAddr;
 
 use hedgerow_mesh::host::{Multiaddr, Protocol};
-
-use crate::bootstrap::is_near;
-
-/// How far an address reaches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub enum Reach {
-    /// This machine.
-    #[default]
-    Machine,
-    /// Its network: private and link-local addresses.
-    Network,
-    /// The world.
-    World,
-}
-
-impl Reach {
-    /// How far this address reaches.
-    pub fn of(address: IpAddr) -> Self {
-        let address = address.to_canonical();
-        match address {
-            _ if address.is_loopback() => Self::Machine,
-            _ if is_near(address) => Self::Network,
-            _ => Self::World,
-        }
-    }
-
-    /// As a word.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Machine => "machine",
-            Self::Network => "network",
-            Self::World => "world",
-        }
-    }
-
-    /// What [`Reach::word`] said.
-    pub fn from_word(word: &str) -> Option<Self> {
-        [Self::Machine, Self::Network, Self::World].into_iter().find(|reach| reach.word() == word)
-    }
-}
+use hedgerow_proto::scope::Scope;
 
 /// The addresses worth telling in a federation whose entry is this far away: over an entry of the world come nodes from all
 /// over, to whom `192.168.1.7` is somebody else's printer. Those that reach farthest come first.
-pub fn worth_telling(listening: &[Multiaddr], entry: Reach) -> Vec<Multiaddr> {
-    let mut told: Vec<(Reach, &Multiaddr)> = listening
+pub fn worth_telling(listening: &[Multiaddr], entry: Scope) -> Vec<Multiaddr> {
+    let mut told: Vec<(Scope, &Multiaddr)> = listening
         .iter()
-        .filter_map(|address| Some((Reach::of(ip(address)?), address)))
-        .filter(|(reach, _)| *reach >= entry)
+        .filter_map(|address| Some((Scope::of(ip(address)?)?, address)))
+        .filter(|(scope, _)| *scope >= entry)
         .collect();
-    told.sort_by_key(|(reach, _)| std::cmp::Reverse(*reach));
+    told.sort_by_key(|(scope, _)| std::cmp::Reverse(*scope));
     told.into_iter().map(|(_, address)| address.clone()).collect()
 }
 
@@ -74,6 +35,8 @@ mod tests {
         let all: Vec<Multiaddr> = [
             "/ip4/127.0.0.1/tcp/1",
             "/ip4/192.168.1.7/tcp/1",
+            "/ip4/100.64.1.7/tcp/1",
+            "/ip4/0.0.0.0/tcp/1",
             "/ip4/93.184.215.14/tcp/1",
             "/ip6/::1/udp/1/quic-v1",
             "/ip6/fe80::1/udp/1/quic-v1",
@@ -82,11 +45,16 @@ mod tests {
         .map(|address| address.parse().unwrap())
         .into();
         let told = |entry| worth_telling(&all, entry).iter().map(ToString::to_string).collect::<Vec<_>>();
-        assert_eq!(told(Reach::World), ["/ip4/93.184.215.14/tcp/1"]);
+        assert_eq!(told(Scope::World), ["/ip4/93.184.215.14/tcp/1"]);
         assert_eq!(
-            told(Reach::Network),
-            ["/ip4/93.184.215.14/tcp/1", "/ip4/192.168.1.7/tcp/1", "/ip6/fe80::1/udp/1/quic-v1"]
+            told(Scope::Network),
+            [
+                "/ip4/93.184.215.14/tcp/1",
+                "/ip4/192.168.1.7/tcp/1",
+                "/ip4/100.64.1.7/tcp/1",
+                "/ip6/fe80::1/udp/1/quic-v1"
+            ]
         );
-        assert_eq!(told(Reach::Machine).len(), 5);
+        assert_eq!(told(Scope::Machine).len(), 6);
     }
 }

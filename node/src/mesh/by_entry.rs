@@ -9,9 +9,9 @@ use hedgerow_mesh::host::Multiaddr;
 use hedgerow_mesh::host::paths::{Security, at_entry};
 use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::limits::Limits;
+use hedgerow_proto::scope::Scope;
 use tokio::time::{Instant, sleep_until};
 
-use super::addresses::Reach;
 use crate::entries::{Entries, UpEntry};
 use crate::entry_url::{EntryUrl, Scheme};
 use crate::node::Node;
@@ -31,7 +31,7 @@ struct Told {
 #[derive(Debug)]
 struct Known {
     url: EntryUrl,
-    reach: Reach,
+    scope: Scope,
     /// When it was up last; none while it is.
     lost: Option<Instant>,
 }
@@ -43,8 +43,8 @@ impl Told {
             known.lost.get_or_insert(now);
         }
         for UpEntry { url, federation, addresses, .. } in up {
-            let reach = addresses.iter().copied().map(Reach::of).max().unwrap_or_default();
-            let known = Known { url: url.clone(), reach, lost: None };
+            let scope = Scope::farthest(addresses.iter().copied());
+            let known = Known { url: url.clone(), scope, lost: None };
             self.urls.insert((*federation, url.to_string()), known);
         }
         self.urls.retain(|_, known| known.lost.is_none_or(|lost| now < lost + TAKE_BACK_AFTER));
@@ -60,8 +60,8 @@ impl Told {
     fn addresses(&self, federation: FederationId, node: NodeId) -> Vec<Multiaddr> {
         let mut known: Vec<&Known> =
             self.urls.iter().filter(|((of, _), _)| *of == federation).map(|(_, known)| known).collect();
-        let farthest = known.iter().map(|known| known.reach).max();
-        known.retain(|known| Some(known.reach) == farthest);
+        let farthest = known.iter().map(|known| known.scope).max();
+        known.retain(|known| Some(known.scope) == farthest);
         known.truncate(TOLD_MAX);
         let address = |known: &Known| {
             let security = match known.url.scheme {

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
 use hedgerow_mesh::host::LanDiscovery;
+use hedgerow_proto::scope::Scope;
 
-use super::addresses::Reach;
 use crate::cli::LanDiscoveryChoice;
 use crate::entry_url::EntryUrl;
 
@@ -24,13 +24,13 @@ pub fn decide(choice: LanDiscoveryChoice, entries: &[EntryUrl]) -> LanDiscovery 
 fn by_itself(entries: &[EntryUrl], own_address: Option<IpAddr>) -> LanDiscovery {
     let of_this_machine = entries.iter().all(is_here);
     // Where there is no way into the world yet, a LAN is all that there may be.
-    let is_public = own_address.is_some_and(|address| Reach::of(address) == Reach::World);
+    let is_public = own_address.is_some_and(|address| Scope::of(address) == Some(Scope::World));
     if of_this_machine || is_public { LanDiscovery::Off } else { LanDiscovery::On }
 }
 
 fn is_here(entry: &EntryUrl) -> bool {
     match entry.host.parse() {
-        Ok(address) => Reach::of(address) == Reach::Machine,
+        Ok(address) => Scope::of(address) == Some(Scope::Machine),
         Err(_) => entry.host == "localhost",
     }
 }
@@ -56,6 +56,7 @@ mod tests {
         assert_eq!(decided(&["https://example.org"], home), LanDiscovery::On);
         assert_eq!(decided(&["http://192.168.1.2:8080", "http://127.0.0.1:1"], home), LanDiscovery::On);
         assert_eq!(decided(&["https://example.org"], None), LanDiscovery::On);
+        assert_eq!(decided(&["https://example.org"], Some("100.64.1.7")), LanDiscovery::On, "a carrier's");
         assert_eq!(decided(&["https://example.org"], Some("93.184.215.14")), LanDiscovery::Off);
         for here in ["http://127.0.0.1:8080", "http://localhost:1", "http://[::1]:1"] {
             assert_eq!(decided(&[here], home), LanDiscovery::Off, "{here}");

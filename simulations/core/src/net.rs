@@ -13,6 +13,8 @@ use crate::message::{Link, Message, RequestNumber, Sort};
 
 /// A dial that finds nobody who answers.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// What it takes to say that a connection ends.
+const CLOSED_BYTES: usize = 40;
 
 /// A connection, by a number that is never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -286,7 +288,7 @@ impl Net {
     /// Closes a connection from one end. The other one finds out when the news arrives.
     pub(crate) fn close(&mut self, id: ConnectionId, from: u32) {
         let Some((end, to)) = self.other_end(id, from) else { return };
-        self.put(id, from, to, end, 40, Item::Closed);
+        self.say_closed(id, from, to, end);
         self.end_closed(id, 1 - end);
     }
 
@@ -295,6 +297,14 @@ impl Net {
         let connection = self.connections.get(&id)?;
         let mine = connection.ends.iter().position(|end| end.node == from && !end.closed)?;
         Some((1 - mine, connection.ends[1 - mine].node))
+    }
+
+    /// The news that this end's peer is gone. If it is lost again and again, and what was sent before it, nothing gets through any more:
+    /// then the end that is left gives up by itself.
+    fn say_closed(&mut self, id: ConnectionId, from: u32, to: u32, end: usize) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let arrives = self.links.arrival(self.now, from, to, CLOSED_BYTES, &mut connection.directions[end]);
+        self.schedule(arrives.min(self.now + self.links.gives_up_after()), closed(id, end));
     }
 
     fn put(&mut self, id: ConnectionId, from: u32, to: u32, end: usize, bytes: usize, item: Item) {
@@ -348,9 +358,9 @@ impl Net {
             let Some((end, to)) = self.other_end(id, node) else { continue };
             if silent {
                 let at = self.now + self.links.gives_up_after();
-                self.schedule(at, Event::Arrives { connection: id, end, item: Arrival(Item::Closed) });
+                self.schedule(at, closed(id, end));
             } else {
-                self.put(id, node, to, end, 40, Item::Closed);
+                self.say_closed(id, node, to, end);
             }
             self.end_closed(id, 1 - end);
         }
@@ -417,7 +427,7 @@ impl Net {
             for item in items {
                 let bytes = match &item {
                     Item::Message(message) => message.len(),
-                    Item::Closed => 40,
+                    Item::Closed => CLOSED_BYTES,
                 };
                 self.put(id, from, to, end, bytes, item);
             }
@@ -438,6 +448,11 @@ impl Net {
             .collect();
         over.into_iter().flat_map(|id| self.break_off(id)).collect()
     }
+}
+
+/// This end's peer is gone.
+fn closed(connection: ConnectionId, end: usize) -> Event {
+    Event::Arrives { connection, end, item: Arrival(Item::Closed) }
 }
 
 impl Connection {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::appointment::Reach;
 use crate::clock::Time;
+use crate::scope::Scope;
 
 /// A NAT forgets a mapping that nothing goes through after 30 s or more (RFC 4787 asks for 2 minutes, and many are shorter): what was seen
 /// so long ago is seen again before it is told.
@@ -45,11 +45,11 @@ pub(super) struct Own {
 impl Own {
     /// These can be asked. Whether they are others than before.
     pub(super) fn observers(&mut self, all: &[SocketAddr]) -> bool {
-        let reach = |observer: &SocketAddr| Reach::of(observer.ip());
+        let scope = |observer: &SocketAddr| Scope::of(observer.ip());
         // To an entry of this machine it comes from this machine, which is nothing to others.
-        let farthest = all.iter().map(reach).max().flatten();
+        let farthest = all.iter().filter_map(scope).max();
         let chosen: BTreeSet<SocketAddr> =
-            all.iter().filter(|observer| reach(observer) == farthest && farthest.is_some()).copied().collect();
+            all.iter().filter(|observer| scope(observer).is_some_and(|its| Some(its) == farthest)).copied().collect();
         let chosen: BTreeSet<SocketAddr> = chosen.into_iter().take(OBSERVERS_MAX).collect();
         if self.observers.keys().eq(chosen.iter()) {
             return false;

@@ -9,7 +9,6 @@ use hedgerow_mesh::data_dir::{DataDir, Waiting};
 use hedgerow_mesh::host::{Host, HostConfig, HostError};
 use hedgerow_node::identity::Identity;
 use hedgerow_node::membership::{Member, Membership, Profile};
-use hedgerow_node::mesh::addresses::Reach;
 use hedgerow_node::platform::{Connect, Platform};
 use hedgerow_node::probe;
 use hedgerow_node::service_spec::{ServiceAddress, ServiceSpec};
@@ -20,6 +19,7 @@ use hedgerow_process::exit::Failure;
 use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
 use hedgerow_proto::record::{Candidacy, Roles};
 use hedgerow_proto::registry::{Digest, Registry};
+use hedgerow_proto::scope::Scope;
 use hedgerow_tunnel::link::BoxFuture;
 use hedgerow_tunnel::{BoxIo, DrainState, TunnelState, TunnelStatus, maintain};
 use tokio::sync::{mpsc, watch};
@@ -141,7 +141,7 @@ impl Plan {
         };
         let membership = Membership::join(self.federation, &member).map_err(|failure| start(&failure))?;
         // The addresses of the simulation are those of a private network, and so are those of its entries.
-        let config = membership.dial_config(Reach::Network);
+        let config = membership.dial_config(Scope::Network);
         let me = membership.replica.node();
         let tunnels = entries.iter().map(|entry| {
             let status = TunnelStatus { entry: None, state: TunnelState::Connecting, failures: 0 };
