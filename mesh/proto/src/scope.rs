@@ -1,6 +1,6 @@
 //! How far an address reaches: what it may mean to somebody else depends on it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// The scope of an address, as RFC 4007 has it for IPv6 and these programs need it for both families.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -18,17 +18,12 @@ impl Scope {
     /// The scope of this address. `None`: it is nobody's, but for all (multicast, broadcast) or for none (unspecified).
     pub fn of(address: IpAddr) -> Option<Self> {
         let address = address.to_canonical();
-        let near = match address {
-            IpAddr::V4(v4) if v4.is_broadcast() => return None,
-            IpAddr::V4(v4) => {
-                v4.is_private() || v4.is_link_local() || v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64
-            }
-            IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
-        };
+        let carriers = |v4: Ipv4Addr| v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64;
         match address {
-            _ if address.is_unspecified() || address.is_multicast() => None,
+            _ if address.is_unspecified() || address.is_multicast() || address == Ipv4Addr::BROADCAST => None,
             _ if address.is_loopback() => Some(Self::Machine),
-            _ if near => Some(Self::Network),
+            _ if is_near(address) => Some(Self::Network),
+            IpAddr::V4(v4) if carriers(v4) => Some(Self::Network),
             _ => Some(Self::World),
         }
     }
@@ -50,6 +45,15 @@ impl Scope {
     /// What [`Scope::word`] said.
     pub fn from_word(word: &str) -> Option<Self> {
         [Self::Machine, Self::Network, Self::World].into_iter().find(|scope| scope.word() == word)
+    }
+}
+
+/// Loopback, private and link-local addresses (RFC 1918, RFC 4193, RFC 3927, RFC 4291), where nobody far away stands in between. A
+/// carrier's own are not among them: all its customers are there.
+pub fn is_near(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.is_loopback() || v4.is_private() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
     }
 }
 
@@ -80,6 +84,18 @@ mod tests {
         }
         for nobodys in ["0.0.0.0", "::", "224.0.0.251", "ff02::fb", "255.255.255.255"] {
             assert_eq!(scope(nobodys), None, "{nobodys}");
+        }
+    }
+
+    #[test]
+    fn nobody_far_away_is_near() {
+        for near in
+            ["127.0.0.1", "::1", "10.1.2.3", "192.168.1.1", "172.16.0.1", "fd00::1", "fe80::1", "::ffff:10.0.0.1"]
+        {
+            assert!(is_near(near.parse().unwrap()), "{near}");
+        }
+        for far in ["8.8.8.8", "2001:db8::1", "172.32.0.1", "::ffff:8.8.8.8", "0.0.0.0", "100.64.0.1"] {
+            assert!(!is_near(far.parse().unwrap()), "{far}");
         }
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use hedgerow_proto::frame::{ALPN, reset};
 use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::key::SecretKey;
+use hedgerow_proto::scope::is_near;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{ConnectionError, EndpointConfig, ReadError, TransportConfig, VarInt, WriteError};
 use quinn_proto::HashedConnectionIdGenerator;
@@ -48,17 +49,10 @@ fn transport(peer: IpAddr, streams_from_peer: u32) -> Arc<TransportConfig> {
         .send_window(tuning::SEND_WINDOW_BYTES)
         .max_idle_timeout(Some(idle.into()));
     // Under loss, BBR carries where loss-based control starves; on a clean local path it costs CPU for nothing.
-    if !is_local(peer) {
+    if !is_near(peer) {
         config.congestion_controller_factory(Arc::new(quinn::congestion::BbrConfig::default()));
     }
     Arc::new(config)
-}
-
-fn is_local(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => v4.is_loopback() || v4.is_private() || v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
-    }
 }
 
 /// Whether other sockets of this process are bound to the same address (SO_REUSEPORT): one for each thread.
@@ -161,7 +155,7 @@ impl Acceptor {
     /// where it has come.
     pub async fn handshake(&self, incoming: quinn::Incoming) -> Result<QuicLink, TunnelError> {
         let from = incoming.remote_address();
-        let config = if is_local(from.ip()) { &self.local } else { &self.remote };
+        let config = if is_near(from.ip()) { &self.local } else { &self.remote };
         let mut config = quinn::ServerConfig::clone(config);
         config.crypto = Arc::new(observe::Observing { inner: config.crypto, from });
         // What comes with the first packet may be enough to refuse it.
