@@ -195,12 +195,8 @@ fn look_at_writer(
     }
     let trusted = !world.book.untrusted.contains(&id);
     let now: Vec<Signed> = registry.records_of(&id).cloned().collect();
-    for signed in now.iter().filter(|signed| trusted && !world.book.has_signed(signed.hash())) {
-        let (kind, version) = (signed.kind(), signed.version());
-        wrong.push((
-            "forged",
-            format!("{kind:?} of {} at {version:?} is here, and its writer never said it", id.short()),
-        ));
+    if trusted {
+        wrong.extend(safety::forged(id, &now, |hash| world.book.has_signed(hash)));
     }
     wrong.extend(safety::went_on(id, before, &now, trusted && *registry.limits() == Limits::PRODUCTION));
     *before = now;

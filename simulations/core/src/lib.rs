@@ -19,7 +19,7 @@ mod check;
 mod clock;
 mod context;
 mod entry;
-mod malice;
+pub mod malice;
 mod member;
 mod mesh;
 mod message;

@@ -26,7 +26,7 @@ use hedgerow_sim_model::scenario::Malice;
 
 use crate::context::{Context, Stored};
 use crate::malice::Evil;
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, Tongue};
 use crate::message::{Message, RequestNumber};
 use crate::net::{ConnectionId, Input};
 use crate::settings::{FEDERATION, Settings};
@@ -197,7 +197,9 @@ impl Member {
             line: VecDeque::new(),
             work: BTreeMap::new(),
             relayed: BTreeMap::new(),
-            evil: is_evil.then(|| Evil::new(now, &nature, seed("evil"))),
+            evil: is_evil.then(|| {
+                Evil::new(now, nature.malice.clone(), nature.invents_per_second, nature.key.clone(), seed("evil"))
+            }),
             nature,
             generation: 0,
             draining: false,
@@ -283,8 +285,8 @@ impl Member {
         if let Some(mesh) = &mut self.mesh {
             mesh.handle_timeout(ctx, &mut self.core);
         }
-        if let Some(evil) = &mut self.evil {
-            evil.handle_timeout(ctx, &mut self.core, self.mesh.as_mut());
+        if let Some((evil, mesh)) = self.evil.as_mut().zip(self.mesh.as_ref()) {
+            evil.handle_timeout(now, &mut self.core, &mut Tongue { ctx, mesh });
         }
         if self.election_at.is_some_and(|at| at <= now) {
             self.election_at = Some(now + election::LOOK_INTERVAL);
@@ -475,8 +477,8 @@ impl Member {
             }
             Message::Gossip { .. } | Message::Ask { .. } | Message::Answer { .. } => {
                 if let Some(mesh) = &mut self.mesh {
-                    if let Some(evil) = &mut self.evil {
-                        evil.overhears(&message);
+                    if let (Some(evil), Message::Gossip { bytes, .. }) = (&mut self.evil, &message) {
+                        evil.overhears(bytes);
                     }
                     mesh.on_message(ctx, &mut self.core, connection, message);
                 }

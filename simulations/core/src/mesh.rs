@@ -15,6 +15,7 @@ use hedgerow_proto::peering::{Acceptance, Event, Part, Peering, Replication, Rep
 use hedgerow_proto::replica::Core;
 
 use crate::context::Context;
+use crate::malice::Mouth;
 use crate::message::{Link, Message};
 use crate::net::ConnectionId;
 use crate::settings::Settings;
@@ -248,6 +249,28 @@ impl Mesh {
                 Event::Unblock(node) => _ = self.blocked.remove(&node),
                 Event::SynchronisationEnded(_) | Event::Concluded(..) | Event::Complaint(..) => {}
             }
+        }
+    }
+}
+
+/// The way to others of a coordinator that keeps no rule.
+pub(crate) struct Tongue<'a, 'b> {
+    pub(crate) ctx: &'a mut Context<'b>,
+    pub(crate) mesh: &'a Mesh,
+}
+
+impl Mouth for Tongue<'_, '_> {
+    fn gossip(&mut self, random: &mut fastrand::Rng, bytes: Bytes) {
+        let (id, publisher) = (random.u64(..), self.mesh.me);
+        for connection in self.mesh.connections() {
+            self.ctx.send(connection, Message::Gossip { id, publisher, bytes: bytes.clone() });
+        }
+    }
+
+    fn ask(&mut self, random: &mut fastrand::Rng, bytes: Bytes) {
+        let id = random.u64(..);
+        if let Some(connection) = random.choice(self.mesh.connections()) {
+            self.ctx.send(connection, Message::Ask { id, bytes });
         }
     }
 }

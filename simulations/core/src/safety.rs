@@ -1,11 +1,11 @@
-//! What must hold of a replica whenever somebody looks at it, at whichever level: nothing goes back, nothing comes back from the dead,
-//! nothing gets lost, nobody seems to be there long after he was.
+//! What must hold of a replica whenever somebody looks at it, at whichever level: nothing is forged, nothing goes back, nothing comes
+//! back from the dead, nothing gets lost, nobody seems to be there long after he was.
 
 use std::cmp::Reverse;
 use std::time::Duration;
 
 use hedgerow_proto::id::NodeId;
-use hedgerow_proto::record::{Kind, Signed};
+use hedgerow_proto::record::{Kind, RecordHash, Signed};
 use hedgerow_proto::registry::Registry;
 
 /// How long beside its lease a coordinator may seem to be there that is not: what was under way, and a second lease for one that
@@ -14,6 +14,16 @@ const LEASE_SLACK: Duration = Duration::from_secs(90);
 
 /// A rule (a stable word), and how it was broken.
 pub type Broken = (&'static str, String);
+
+/// What a replica holds of an honest writer and this one never said. `has_said` knows all that honest nodes have said.
+pub fn forged(writer: NodeId, now: &[Signed], has_said: impl Fn(RecordHash) -> bool) -> Vec<Broken> {
+    let never_said = now.iter().filter(|signed| !has_said(signed.hash()));
+    let what = |signed: &Signed| {
+        let (kind, version) = (signed.kind(), signed.version());
+        format!("{kind:?} of {} at {version:?} is here, and its writer never said it", writer.short())
+    };
+    never_said.map(|signed| ("forged", what(signed))).collect()
+}
 
 /// What is wrong between two looks at what a replica holds of one writer. `keeps` says whether only a Leave may remove something: not
 /// with tiny limits, nor of a writer that is not honest.
@@ -86,7 +96,10 @@ mod tests {
         assert_eq!(broken(&[&new], &[&old]), ["went-back"]);
         assert_eq!(broken(&[&left], &[&left, &new]), ["resurrected"]);
         assert_eq!(broken(&[&new], &[]), ["vanished"]);
-        let lenient = went_on(writer, &[new], &[], false);
+        let lenient = went_on(writer, std::slice::from_ref(&new), &[], false);
         assert!(lenient.is_empty(), "{lenient:?}");
+        let said = old.hash();
+        let forged = forged(writer, &[old, new], |hash| hash == said);
+        assert!(matches!(&forged[..], [("forged", what)] if what.contains("seq: 2")), "{forged:?}");
     }
 }

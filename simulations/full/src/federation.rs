@@ -4,6 +4,7 @@
 //!  world    the course of a run: who joins when, which fault begins and ends, what is measured
 //!  node     one node: the product's membership over a data directory, a clock and a host of the simulation
 //!  entry    one entry: the product's, without sockets
+//!  hostile  a coordinator that keeps no rule
 //!  service  what the nodes offer, on their machines, by hyper
 //!  clients  ask, by hyper
 //!  changes  agents of the existing contract that come and go
@@ -16,6 +17,7 @@ mod clients;
 mod clock;
 mod entry;
 mod evidence;
+mod hostile;
 mod node;
 mod process;
 mod service;

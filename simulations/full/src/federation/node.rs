@@ -31,7 +31,7 @@ use crate::net::transport::{Security, upgraded};
 use crate::net::{Network, address};
 
 /// Where coordinators listen.
-const MESH_PORT: u16 = 4001;
+pub(super) const MESH_PORT: u16 = 4001;
 /// Where the first service of a node listens, on its own machine.
 pub(super) const SERVICE_PORT: u16 = 8000;
 /// What agents of the existing contract are given, as the binary does by default.

@@ -9,7 +9,7 @@ use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
 use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::record::{Candidacy, Roles};
 use hedgerow_sim_model::links::Links;
-use hedgerow_sim_model::plan::{Effect, Incident, Layout, Plan};
+use hedgerow_sim_model::plan::{Incident, Layout, Plan};
 use hedgerow_sim_model::random;
 use hedgerow_sim_model::results::{Sample, Violation};
 use hedgerow_sim_model::scenario::{LimitsName, Scenario};
@@ -20,6 +20,7 @@ use super::clients::{self, Question};
 use super::clock::MachineClock;
 use super::entry::{Entry, RunningEntry};
 use super::evidence::Evidence;
+use super::hostile::RunningHostile;
 use super::node::{self, NodeError, Running};
 use super::service;
 use crate::net::Network;
@@ -27,8 +28,10 @@ use crate::net::transport::Security;
 use crate::time;
 
 mod faults;
+mod hints;
 mod safety;
 mod view;
+mod words;
 
 /// How often things are looked at.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
@@ -36,8 +39,6 @@ const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 const WATCH_INTERVAL: Duration = Duration::from_millis(20);
 /// How often nodes are told of coordinators, as an entry does.
 const TELL_INTERVAL: Duration = Duration::from_secs(5);
-/// How many coordinators they are told of.
-const TOLD_OF_MAX: usize = 3;
 /// The first client asks so long after all have joined.
 const ASKED_AFTER: Duration = Duration::from_secs(10);
 /// When nothing is wrong, what a node says is known to every coordinator within this.
@@ -92,12 +93,6 @@ pub struct Outcome {
 impl Settings {
     /// Whether all that the scenario wants is simulated at this level.
     pub fn check(&self) -> Result<(), SettingsError> {
-        let plan = self.plan.clone().unwrap_or_else(|| Plan::draw(&self.scenario, self.seed).0);
-        let adversary =
-            |incident: &Incident| matches!(incident.effect, Effect::Byzantine { .. } | Effect::Sybil { .. });
-        if plan.incidents.iter().any(adversary) {
-            return Err(SettingsError::NotSimulated("nodes that keep no rule"));
-        }
         if self.scenario.population.limits != LimitsName::Production {
             return Err(SettingsError::NotSimulated("limits other than those of the binaries"));
         }
@@ -171,6 +166,8 @@ struct World {
     network: Network,
     places: BTreeMap<u32, Place>,
     entries: BTreeMap<u32, EntryPlace>,
+    /// Those that keep no rule and run.
+    hostiles: BTreeMap<u32, RunningHostile>,
     evidence: Evidence,
     asked: u64,
     agenda: BTreeMap<(Duration, u64), Action>,
@@ -201,6 +198,7 @@ impl World {
             network,
             places: BTreeMap::new(),
             entries: BTreeMap::new(),
+            hostiles: BTreeMap::new(),
             evidence: Evidence::default(),
             asked: 0,
             agenda: BTreeMap::new(),
@@ -402,6 +400,7 @@ impl World {
                 network.note(node, &running.id().0);
                 place.id = Some(running.id());
                 self.seen.begins_anew(node);
+                self.seen.words.listen(node, &running.membership.replica);
                 place.running = Some(running);
                 self.tell(node);
             }
@@ -441,33 +440,6 @@ impl World {
             }
         }
         Ok(())
-    }
-
-    /// Tells everybody of some coordinators, where there is no entry that would.
-    fn tell_all(&mut self) {
-        let nodes: Vec<u32> = self.places.keys().copied().collect();
-        nodes.into_iter().for_each(|node| self.tell(node));
-    }
-
-    fn tell(&mut self, node: u32) {
-        if !self.entries.is_empty() {
-            return;
-        }
-        let coordinators = self
-            .places
-            .iter()
-            .filter(|(other, place)| **other != node && place.running.as_ref().is_some_and(Running::coordinates));
-        let mut told: Vec<u32> = coordinators.map(|(other, _)| *other).collect();
-        self.random.shuffle(&mut told);
-        told.truncate(TOLD_OF_MAX);
-        let introduction =
-            |other: &u32| Some(self.places.get(other)?.running.as_ref()?.membership.replica.introduction());
-        let records: Vec<Vec<u8>> =
-            told.iter().filter_map(introduction).flatten().map(|record| record.to_vec()).collect();
-        let Some(running) = self.places.get(&node).and_then(|place| place.running.as_ref()) else { return };
-        if !records.is_empty() {
-            running.membership.mesh.hear_of_coordinators(records);
-        }
     }
 
     fn outcome(&self) -> Outcome {

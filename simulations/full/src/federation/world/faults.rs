@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use hedgerow_proto::key::SecretKey;
 use hedgerow_sim_model::plan::{Effect, Incident};
-use hedgerow_sim_model::scenario::Shape;
+use hedgerow_sim_model::random;
+use hedgerow_sim_model::scenario::{Malice, Shape};
 use tracing::info;
 
+use super::super::hostile::Hostile;
 use super::super::node::NodeError;
 use super::World;
 
@@ -63,13 +66,13 @@ impl World {
             Effect::DiskFull { node } => self.with_process(node, |process| process.set_disk_full(true)),
             Effect::CorruptSnapshot { node } => self.on_disk(node, flip_a_bit)?,
             Effect::Clone { of, node } => self.clone_node(of, node)?,
+            Effect::Byzantine { node, malice } => self.start_hostile(node, malice, 0.0)?,
+            Effect::Sybil { node, identities_per_second } => {
+                self.start_hostile(node, Vec::new(), identities_per_second)?;
+            }
             Effect::Join { node } => self.start(node),
-            // The network has them, or the settings refuse them.
-            Effect::Cut { .. }
-            | Effect::OneWay { .. }
-            | Effect::Loss { .. }
-            | Effect::Byzantine { .. }
-            | Effect::Sybil { .. } => {}
+            // The network has them.
+            Effect::Cut { .. } | Effect::OneWay { .. } | Effect::Loss { .. } => {}
         }
         Ok(())
     }
@@ -111,6 +114,11 @@ impl World {
                 // If it was the original that stopped, its operator starts it again.
                 self.start(of);
             }
+            Effect::Byzantine { node, .. } | Effect::Sybil { node, .. } => {
+                if let Some(running) = self.hostiles.remove(&node) {
+                    running.kill().await;
+                }
+            }
             Effect::Join { node } => self.kill(node).await?,
             _ => {}
         }
@@ -140,11 +148,32 @@ impl World {
         }
     }
 
+    /// A coordinator that keeps no rule joins.
+    fn start_hostile(&mut self, node: u32, malice: Vec<Malice>, invents_per_second: f64) -> Result<(), NodeError> {
+        let seed = self.settings.seed;
+        let key = SecretKey::from_seed(random::bytes(seed, "hostile", u64::from(node)));
+        let id = key.id();
+        let hostile = Hostile {
+            node,
+            federation: self.federation(),
+            key,
+            malice,
+            invents_per_second,
+            security: self.settings.security,
+            seed: random::number(seed, "hostile", u64::from(node)),
+        };
+        self.seen.distrust(id);
+        self.network.note(node, &id.0);
+        self.hostiles.insert(node, hostile.start(&self.network)?);
+        self.tell_hostile(node);
+        Ok(())
+    }
+
     /// Another process with the key of this node, on a machine of its own.
     fn clone_node(&mut self, of: u32, node: u32) -> Result<(), NodeError> {
         let Some(original) = self.places.get_mut(&of) else { return Ok(()) };
         original.cloned = true;
-        original.id.into_iter().for_each(|id| self.seen.is_cloned(id));
+        original.id.into_iter().for_each(|id| self.seen.distrust(id));
         let plan = original.plan.clone();
         let Some(copy) = self.places.get_mut(&node) else { return Ok(()) };
         copy.cloned = true;

@@ -10,6 +10,7 @@ use hedgerow_sim_core::safety::{self, Broken};
 use hedgerow_sim_model::results::Violation;
 
 use super::World;
+use super::words::Words;
 use crate::time;
 
 /// So many are told: what is wrong once is wrong at every look.
@@ -24,8 +25,10 @@ pub(super) struct Seen {
     up_at: BTreeMap<u32, Duration>,
     /// Since when a node's clock has told the same time as others', and its process has run: leases run once more after it was not so.
     steady_since: BTreeMap<u32, Duration>,
-    /// Whose key is, or was, that of two processes.
-    cloned: BTreeSet<NodeId>,
+    /// Whose words are not to be trusted: those that keep no rule, and those whose key is, or was, that of two processes.
+    untrusted: BTreeSet<NodeId>,
+    /// What all others have said.
+    pub(super) words: Words,
     pub(super) violations: Vec<Violation>,
 }
 
@@ -48,9 +51,9 @@ impl Seen {
         self.steady_since.insert(node, Duration::MAX);
     }
 
-    /// Another process has this key.
-    pub(super) fn is_cloned(&mut self, id: NodeId) {
-        self.cloned.insert(id);
+    /// Whoever has this key keeps no rule, or is two processes.
+    pub(super) fn distrust(&mut self, id: NodeId) {
+        self.untrusted.insert(id);
     }
 
     fn tell(&mut self, rule: &str, node: Option<u32>, what: String) {
@@ -66,6 +69,7 @@ impl World {
     pub(super) fn look_for_harm(&mut self) {
         let now = time::now().since_origin();
         let mut seen = std::mem::take(&mut self.seen);
+        seen.words.catch_up();
         let ids: BTreeMap<NodeId, u32> = self.all_ids();
         for (node, running) in self.all_running() {
             seen.up_at.insert(node, now);
@@ -98,13 +102,19 @@ impl Seen {
         }
         held.generation = registry.generation();
         let mut wrong = Vec::new();
-        for writer in ids.keys() {
-            let before = held.of.entry(*writer).or_default();
-            if !registry.records_of(writer).eq(before.iter()) {
-                let after: Vec<Signed> = registry.records_of(writer).cloned().collect();
-                wrong.extend(safety::went_on(*writer, before, &after, !self.cloned.contains(writer)));
-                *before = after;
+        let writers: BTreeSet<NodeId> = ids.keys().chain(&self.untrusted).copied().collect();
+        for writer in writers {
+            let before = held.of.entry(writer).or_default();
+            if registry.records_of(&writer).eq(before.iter()) {
+                continue;
             }
+            let after: Vec<Signed> = registry.records_of(&writer).cloned().collect();
+            let trusted = !self.untrusted.contains(&writer);
+            if trusted && self.words.are_all_of(&writer) {
+                wrong.extend(safety::forged(writer, &after, |hash| self.words.have(hash)));
+            }
+            wrong.extend(safety::went_on(writer, before, &after, trusted));
+            *before = after;
         }
         wrong
     }
@@ -116,7 +126,7 @@ impl Seen {
             return Vec::new();
         }
         let gone = ids.iter().filter_map(|(id, other)| Some((id, now.saturating_sub(*self.up_at.get(other)?))));
-        let gone = gone.filter(|(id, gone_for)| *gone_for > bound && !self.cloned.contains(id));
+        let gone = gone.filter(|(id, gone_for)| *gone_for > bound && !self.untrusted.contains(id));
         let seems = gone.filter_map(|(id, gone_for)| {
             let presence = registry.presence(id);
             let what =
