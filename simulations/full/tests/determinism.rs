@@ -7,15 +7,10 @@ use std::process::Command;
 
 use hedgerow_sim_model::results::Summary;
 
-const EVERY_FAULT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/scenarios/every-fault.toml");
+mod program;
 
 fn run(seed: u64, change: impl FnOnce(&mut Command)) -> Summary {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hedgerow-sim-full"));
-    command.args(["run", EVERY_FAULT, "--seed", &seed.to_string()]);
-    change(&mut command);
-    let output = command.output().unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("no summary ({error}): {errors}"))
+    program::run(program::scenario!("every-fault"), seed, change)
 }
 
 #[test]
@@ -49,12 +44,11 @@ fn twenty_nodes_come_together_again_after_every_fault() {
 #[test]
 fn a_scenario_that_this_level_cannot_run_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("hostile.toml");
-    let text = "about = 'x'\nduration = '5m'\nlevels = ['full']\n[[timeline]]\nat = '1m'\n\
-                fault = { kind = 'byzantine', count = 1, malice = ['replay'] }\n";
+    let path = folder.path().join("newer.toml");
+    let text = "about = 'x'\nduration = '5m'\nlevels = ['full']\n[population]\nnewer-version = 0.5\n";
     std::fs::write(&path, text).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_hedgerow-sim-full")).arg("run").arg(&path).output().unwrap();
+    let output = program::output(path.to_str().unwrap(), |_| {});
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
-    assert!(errors.contains("nodes that keep no rule") && errors.contains("--level core"), "{errors}");
+    assert!(errors.contains("nodes of a later version") && errors.contains("--level core"), "{errors}");
 }

@@ -12,14 +12,14 @@ use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::limits::Limits;
 use hedgerow_proto::own::Voice;
 use hedgerow_proto::peer::{self, PeerResponse};
-use hedgerow_proto::peering::{self, Part, Peering, Replication, Reply, RequestId};
+use hedgerow_proto::peering::{self, Acceptance, Part, Peering, Replication, Reply, RequestId};
 use hedgerow_proto::record::{NodeRecord, Roles};
 use hedgerow_proto::registry::{Registry, Source};
 use hedgerow_proto::replica::{self, Core};
 use hedgerow_sim_core::malice::{self, Evil, Mouth};
 use hedgerow_sim_model::random;
 use hedgerow_sim_model::scenario::Malice;
-use libp2p::gossipsub::IdentTopic;
+use libp2p::gossipsub::{IdentTopic, MessageAcceptance};
 use libp2p::identity::Keypair;
 use libp2p::request_response::OutboundRequestId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
@@ -105,7 +105,7 @@ impl Behaviour {
     fn new(key: &Keypair, federation: FederationId, peers: StreamProtocol) -> Result<Self, String> {
         let mut config = gossipsub::ConfigBuilder::default();
         // Its messages have numbers, so that it can say one thing twice. Nobody else would know them by those.
-        config.protocol_id_prefix(name(federation, "gossip")).gossip_lazy(0).gossip_factor(0.0);
+        config.protocol_id_prefix(name(federation, "gossip")).gossip_lazy(0).gossip_factor(0.0).validate_messages();
         let config = config.build().map_err(|error| error.to_string())?;
         let authenticity = gossipsub::MessageAuthenticity::Signed(key.clone());
         let mut gossip: gossipsub::Behaviour = gossipsub::Behaviour::new(authenticity, config)?;
@@ -271,19 +271,28 @@ impl Host {
             }
             SwarmEvent::Behaviour(BehaviourEvent::Gossip(gossipsub::Event::Message {
                 propagation_source,
+                message_id,
                 message,
-                ..
-            })) => self.gossiped(propagation_source, message),
+            })) => {
+                let acceptance = self.gossiped(propagation_source, message);
+                let gossip = &mut self.swarm.behaviour_mut().gossip;
+                gossip.report_message_validation_result(&message_id, &propagation_source, acceptance);
+            }
             SwarmEvent::Behaviour(BehaviourEvent::Peers(event)) => self.on_request_response(event),
             _ => {}
         }
     }
 
-    fn gossiped(&mut self, hop: PeerId, message: gossipsub::Message) {
+    /// What others say it passes on as all do, or it would be cut off for that.
+    fn gossiped(&mut self, hop: PeerId, message: gossipsub::Message) -> MessageAcceptance {
         let bytes = Bytes::from(message.data);
         self.evil.overhears(&bytes);
-        if let Some((hop, publisher)) = node_id(&hop).zip(message.source.as_ref().and_then(node_id)) {
-            self.peering.gossiped(time::now(), &mut self.core, hop, publisher, bytes);
+        let known = node_id(&hop).zip(message.source.as_ref().and_then(node_id));
+        let Some((hop, publisher)) = known else { return MessageAcceptance::Reject };
+        match self.peering.gossiped(time::now(), &mut self.core, hop, publisher, bytes) {
+            Acceptance::Accept => MessageAcceptance::Accept,
+            Acceptance::Ignore => MessageAcceptance::Ignore,
+            Acceptance::Reject => MessageAcceptance::Reject,
         }
     }
 

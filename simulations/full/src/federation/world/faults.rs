@@ -162,7 +162,8 @@ impl World {
             security: self.settings.security,
             seed: random::number(seed, "hostile", u64::from(node)),
         };
-        self.seen.distrust(id);
+        info!(node, %id, "a coordinator that keeps no rule starts");
+        self.seen.is_hostile(id);
         self.network.note(node, &id.0);
         self.hostiles.insert(node, hostile.start(&self.network)?);
         self.tell_hostile(node);
@@ -173,7 +174,7 @@ impl World {
     fn clone_node(&mut self, of: u32, node: u32) -> Result<(), NodeError> {
         let Some(original) = self.places.get_mut(&of) else { return Ok(()) };
         original.cloned = true;
-        original.id.into_iter().for_each(|id| self.seen.distrust(id));
+        original.id.into_iter().for_each(|id| self.seen.is_cloned(id));
         let plan = original.plan.clone();
         let Some(copy) = self.places.get_mut(&node) else { return Ok(()) };
         copy.cloned = true;

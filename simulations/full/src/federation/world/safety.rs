@@ -27,6 +27,8 @@ pub(super) struct Seen {
     steady_since: BTreeMap<u32, Duration>,
     /// Whose words are not to be trusted: those that keep no rule, and those whose key is, or was, that of two processes.
     untrusted: BTreeSet<NodeId>,
+    /// Those of them that keep no rule, and whether an honest coordinator has taken them for a coordinator that is there.
+    hostile: BTreeMap<NodeId, bool>,
     /// What all others have said.
     pub(super) words: Words,
     pub(super) violations: Vec<Violation>,
@@ -51,9 +53,20 @@ impl Seen {
         self.steady_since.insert(node, Duration::MAX);
     }
 
-    /// Whoever has this key keeps no rule, or is two processes.
-    pub(super) fn distrust(&mut self, id: NodeId) {
+    /// Another process has this key.
+    pub(super) fn is_cloned(&mut self, id: NodeId) {
         self.untrusted.insert(id);
+    }
+
+    /// Whoever has this key keeps no rule.
+    pub(super) fn is_hostile(&mut self, id: NodeId) {
+        self.untrusted.insert(id);
+        self.hostile.insert(id, false);
+    }
+
+    /// How many that keep no rule have been taken for coordinators; nothing where there was none.
+    pub(super) fn let_in(&self) -> Option<usize> {
+        (!self.hostile.is_empty()).then(|| self.hostile.values().filter(|let_in| **let_in).count())
     }
 
     fn tell(&mut self, rule: &str, node: Option<u32>, what: String) {
@@ -80,6 +93,7 @@ impl World {
                 let mut wrong = seen.changes(node, registry, &ids);
                 wrong.extend(seen.live_on(now, node, registry, &ids));
                 wrong.extend(safety::bounded(registry));
+                seen.note_let_in(registry);
                 wrong
             }) {
                 seen.tell(rule, Some(node), what);
@@ -117,6 +131,12 @@ impl Seen {
             *before = after;
         }
         wrong
+    }
+
+    fn note_let_in(&mut self, registry: &Registry) {
+        for (id, let_in) in self.hostile.iter_mut().filter(|(_, let_in)| !**let_in) {
+            *let_in = registry.coordinators().any(|coordinator| coordinator.record.writer == *id);
+        }
     }
 
     /// Coordinators that seem to be there long after they were.

@@ -174,6 +174,7 @@ impl World {
             ("bytes".to_owned(), traffic.bytes as f64),
             ("stopped_by_themselves".to_owned(), self.restarts as f64),
         ]);
+        figures.extend(self.seen.let_in().map(|count| ("hostile_let_in".to_owned(), count as f64)));
         let since = |from: Duration| move |at: Duration| at.saturating_sub(from).as_secs_f64();
         let Agreement { joined_at, after_joining, after_faults } = self.agreement;
         // With very many coordinators there is always some lease on its way.
