@@ -96,7 +96,7 @@ struct Behaviour {
     peers: request_response::Behaviour<Raw>,
 }
 
-/// A protocol of the federation, as `mesh/RECORDS.md` has it.
+/// The name of a protocol of the federation.
 fn name(federation: FederationId, protocol: &str) -> String {
     format!("/hedgerow/{federation}/{protocol}")
 }
@@ -121,10 +121,12 @@ impl Behaviour {
             ),
         })
     }
-}
 
-/// A request that comes from the peering, and not from malice.
-type Asked = BTreeMap<OutboundRequestId, RequestId>;
+    fn publish(&mut self, topic: &IdentTopic, bytes: impl Into<Vec<u8>>) {
+        // An error says that nobody listens, or that all have enough to do.
+        drop(self.gossip.publish(topic.clone(), bytes));
+    }
+}
 
 struct Host {
     swarm: Swarm<Behaviour>,
@@ -133,7 +135,8 @@ struct Host {
     core: Core,
     peering: Peering,
     evil: Evil,
-    asked: Asked,
+    /// What the peering asks, and not malice.
+    asked: BTreeMap<OutboundRequestId, RequestId>,
     hints: mpsc::Receiver<Vec<Vec<u8>>>,
 }
 
@@ -166,7 +169,7 @@ impl Host {
             core,
             peering: Peering::new(now, key.id(), Replication::Both, seed("peering")),
             evil: Evil::new(now, malice, invents_per_second, key, seed("evil")),
-            asked: Asked::new(),
+            asked: BTreeMap::new(),
             hints,
         })
     }
@@ -325,13 +328,6 @@ impl Host {
             }
             Event::InboundFailure { .. } | Event::ResponseSent { .. } => {}
         }
-    }
-}
-
-impl Behaviour {
-    fn publish(&mut self, topic: &IdentTopic, bytes: impl Into<Vec<u8>>) {
-        // An error says that nobody listens, or that all have enough to do.
-        drop(self.gossip.publish(topic.clone(), bytes));
     }
 }
 
