@@ -316,7 +316,7 @@ impl Member {
                     Ok(epoch) => self.core.epoch_raised(ctx.now(), epoch),
                     Err(_) => self.ends = Some(Ends::DiskFull),
                 },
-                Event::Failed(SpeakError::KeyInUse(_)) => self.ends = Some(Ends::KeyInUse),
+                Event::Failed(SpeakError::KeyInUse(_)) => self.key_in_use(),
                 Event::Failed(error) => ctx.wrong("cannot-speak", error.to_string()),
                 Event::GuestNews(_) => {}
             }
@@ -365,7 +365,7 @@ impl Member {
         let record = self.record(ctx);
         match self.core.announce(ctx.now(), record) {
             Ok(()) => {}
-            Err(SpeakError::KeyInUse(_)) => self.ends = Some(Ends::KeyInUse),
+            Err(SpeakError::KeyInUse(_)) => self.key_in_use(),
             // What it has to say of itself is always good, and always finds room with itself.
             Err(error) => ctx.wrong("cannot-speak", error.to_string()),
         }
@@ -375,6 +375,13 @@ impl Member {
             let unknown = Unknown { kind: Kind(200), subject: Default::default(), content: vec![1, 2, 3].into() };
             // One that finds no room is not said.
             drop(self.core.say(ctx.now(), Body::Unknown(unknown)));
+        }
+    }
+
+    /// Another process speaks with its key. Whoever says two different things in one place itself does not mind.
+    fn key_in_use(&mut self) {
+        if self.is_honest() {
+            self.ends = Some(Ends::KeyInUse);
         }
     }
 
