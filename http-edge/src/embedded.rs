@@ -1,5 +1,6 @@
 //! An entry without sockets: whoever embeds it hands it the connections of clients and the tunnels of nodes. The simulation runs the
-//! entry's own code so, and nothing else of it is different: the same routing, forwarding, registry and limits.
+//! entry's own code so, and nothing else of it is different: the same routing, forwarding and registry, within the bounds that it is
+//! given.
 //!
 //! It has no TLS, no admin listener and no routes to agents at URLs of their own.
 
@@ -12,6 +13,7 @@ use hedgerow_process::exit::Failure;
 use hedgerow_process::shutdown::Shutdown;
 use hedgerow_proto::id::FederationId;
 use hedgerow_proto::key::SecretKey;
+use hedgerow_proto::limits::Limits;
 use hedgerow_proto::registry::Digest;
 use hedgerow_tunnel::link::Link;
 use hedgerow_tunnel::{EntryIdentity, TunnelError};
@@ -36,11 +38,12 @@ pub struct Embedded {
 
 impl Embedded {
     /// One that knows nothing yet. `incarnation` is another number for each run; `tunnels` is where its tunnels come in, as its
-    /// bootstrap says it.
+    /// bootstrap says it; `limits` are the bounds of its registry.
     pub fn new(
         key: SecretKey,
         federation: FederationId,
         incarnation: u64,
+        limits: Limits,
         tunnels: SocketAddr,
     ) -> Result<Self, Failure> {
         let settings = Settings::check(Options { threads: Some(1), ..Options::default() })?;
@@ -48,7 +51,7 @@ impl Embedded {
         let bound = Bound { http: Vec::new(), tunnel: tunnels, admin: None };
         let dialler = Dialler::new(settings.urls.clone());
         let dialler = dialler.map_err(|error| Failure::runtime(format!("cannot set up TLS with agents: {error}")))?;
-        let common = Arc::new(Common::new(settings, identity, bound, dialler, Shutdown::new()));
+        let common = Arc::new(Common::new(settings, identity, limits, bound, dialler, Shutdown::new()));
         let shard = Rc::new(Shard::new(common.clone(), 0));
         let gatehouse = Rc::new(Gatehouse::new(&common, shard.counters.clone(), 0));
         Ok(Self { shard, gatehouse, tasks: LocalSet::new() })

@@ -54,6 +54,7 @@ const REBUILD_SHARE: u32 = 4;
 pub(crate) struct Federation {
     pub(crate) id: FederationId,
     pub(crate) entry: NodeId,
+    pub(crate) limits: Limits,
     shards: usize,
     aliases: Aliases,
     admission: Box<dyn Admission>,
@@ -101,12 +102,12 @@ impl Federation {
     /// Nobody yet. `admission` says who may join, `policy` who may answer for a bare name.
     pub(crate) fn new(
         identity: &EntryIdentity,
+        limits: Limits,
         shards: usize,
         aliases: Aliases,
         admission: Box<dyn Admission>,
         policy: Box<dyn ServicePolicy>,
     ) -> Self {
-        let limits = Limits::PRODUCTION;
         let member_limits = MemberLimits {
             nodes_max: limits.coordinators_max + limits.workers_max,
             nodes_per_source_max: limits.nodes_per_prefix_max,
@@ -115,6 +116,7 @@ impl Federation {
         Self {
             id: identity.federation,
             entry: identity.key.id(),
+            limits: limits.clone(),
             shards,
             aliases,
             admission,
@@ -407,8 +409,7 @@ impl Federation {
 
     /// Takes in what a coordinator has handed over with an answer, before anybody hears the answer.
     pub(crate) fn learn(&self, records: Vec<Bytes>) {
-        let limits = Limits::PRODUCTION;
-        let opened = records.into_iter().filter_map(|bytes| Signed::open(bytes, self.id, &limits).ok());
+        let opened = records.into_iter().filter_map(|bytes| Signed::open(bytes, self.id, &self.limits).ok());
         let opened: Vec<Signed> = opened.collect();
         if opened.is_empty() {
             return;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use hedgerow_process::exit::Failure;
 use hedgerow_process::ready_file::ReadyFile;
 use hedgerow_process::shutdown::Shutdown;
+use hedgerow_proto::limits::Limits;
 use hedgerow_urls::Dialler;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
@@ -57,7 +58,8 @@ pub(crate) fn run(settings: Settings) -> Result<(), Failure> {
     let outcome = runtime.block_on(async {
         let shutdown =
             Shutdown::on_signals().map_err(|error| Failure::runtime(format!("cannot listen for signals: {error}")))?;
-        let common = Common { certificates, tls, ..Common::new(settings, identity, bound, dialler, shutdown) };
+        let common = Common::new(settings, identity, Limits::PRODUCTION, bound, dialler, shutdown);
+        let common = Common { certificates, tls, ..common };
         serve(Arc::new(common), sockets, ready_file).await
     });
     // Without waiting for lookups of agents' hosts: the resolver may take its time.

@@ -14,6 +14,7 @@ use hedgerow_http::{ForwardConfig, Forwarder, Stats};
 use hedgerow_process::exit::Failure;
 use hedgerow_process::shutdown::Shutdown;
 use hedgerow_proto::frame::close;
+use hedgerow_proto::limits::Limits;
 use hedgerow_proto::route::AnybodyMayAnswer;
 use hedgerow_tunnel::quic::{self, Acceptor};
 use hedgerow_tunnel::tcp;
@@ -66,12 +67,14 @@ impl Common {
     pub(crate) fn new(
         settings: Settings,
         identity: EntryIdentity,
+        limits: Limits,
         bound: Bound,
         dialler: Dialler,
         shutdown: Shutdown,
     ) -> Self {
         let federation = Arc::new(Federation::new(
             &identity,
+            limits,
             settings.threads,
             settings.aliases.clone(),
             Box::new(OpenToAll),

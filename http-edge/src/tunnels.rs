@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use hedgerow_process::shutdown::{Shutdown, Stage};
 use hedgerow_proto::frame::{Hello, close};
-use hedgerow_proto::limits::Limits;
 use hedgerow_tunnel::link::Link;
 use hedgerow_tunnel::quic::Acceptor;
 use hedgerow_tunnel::{TunnelError, TunnelEvent, TunnelEvents, welcome};
@@ -139,7 +138,8 @@ impl Gatehouse {
     ) -> Result<(Place, TunnelEvents), TunnelError> {
         let link = Arc::new(handshake.await?);
         let gate = self.federation.gate(address);
-        let (tunnel, events, signed, record) = welcome(link, self.hello.clone(), &Limits::PRODUCTION, &gate).await?;
+        let limits = &self.federation.limits;
+        let (tunnel, events, signed, record) = welcome(link, self.hello.clone(), limits, &gate).await?;
         // Between the gate and here another connection of the same node may have come.
         let place = self.federation.join(self.hello.shard.into(), address, tunnel.clone(), signed, record);
         let place = place.map_err(|reject| {

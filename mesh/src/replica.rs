@@ -125,6 +125,11 @@ impl Replica {
         self.0.data_dir.id()
     }
 
+    /// The bounds of its registry.
+    pub fn limits(&self) -> Limits {
+        self.read(|registry| registry.limits().clone())
+    }
+
     /// The epoch in which it speaks now.
     pub fn epoch(&self) -> u64 {
         self.0.lock().core.epoch()

@@ -22,7 +22,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tracing::{debug, info, warn};
+use tracing::{Instrument, debug, info, warn};
 
 use crate::mesh::Mesh;
 use crate::services::LocalServices;
@@ -394,7 +394,7 @@ impl Contract {
                 call = calls.recv(), if running.len() < CALLS_AT_ONCE => match call {
                     Some(call) => {
                         let this = self.clone();
-                        running.spawn(async move { this.answer_neighbour(call).await });
+                        running.spawn(async move { this.answer_neighbour(call).await }.in_current_span());
                     }
                     None => return,
                 },

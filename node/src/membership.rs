@@ -11,14 +11,13 @@ use hedgerow_mesh::host::{Multiaddr, Way};
 use hedgerow_mesh::replica::{Replica, ReplicaConfig, ReplicaError, SpeakError};
 use hedgerow_process::exit::Failure;
 use hedgerow_proto::id::{FederationId, NodeId};
-use hedgerow_proto::limits::Limits;
 use hedgerow_proto::record::{Candidacy, Hardware, Home, NodeRecord, RecordError, Roles};
 use hedgerow_proto::registry::{Registry, Source};
 use hedgerow_proto::scope::Scope;
 use hedgerow_tunnel::{DialConfig, DrainState, Services, tuning};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tracing::{debug, error, info};
+use tracing::{Instrument, debug, error, info};
 
 use crate::contract::Contract;
 use crate::elsewhere::{Elsewhere, Outward};
@@ -34,6 +33,8 @@ mod offered;
 
 use offered::Offered;
 
+/// The version of this software, as nodes tell it.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Connections to one entry at most: one for each of its threads.
 const LANES_MAX: u16 = tuning::LANES_MAX;
 /// Lists of coordinators that wait to be read. A hint that finds no room is dropped: the next one says the same.
@@ -48,6 +49,8 @@ pub struct Profile {
     pub candidacy: Candidacy,
     /// Where it is.
     pub location: String,
+    /// The version of its software: [`VERSION`].
+    pub version: String,
     /// What it runs on.
     pub hardware: Hardware,
     /// Where other coordinators can dial it.
@@ -72,7 +75,7 @@ impl Profile {
         NodeRecord {
             roles,
             location: self.location.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: self.version.clone(),
             services: services.offers(),
             multiaddrs: addresses.iter().map(ToString::to_string).collect(),
             home: home.filter(|_| roles == Roles::Worker),
@@ -126,7 +129,7 @@ impl Membership {
         let replica = Replica::open(ReplicaConfig {
             data_dir: identity.data_dir().clone(),
             federation,
-            limits: Limits::PRODUCTION,
+            limits: platform.limits.clone(),
             incarnation: identity.incarnation,
             clock: platform.clock.clone(),
         })
@@ -169,29 +172,32 @@ impl Membership {
         };
         let stop = watch::Sender::new(false);
         let mut running = JoinSet::new();
-        running.spawn(publisher.clone().run());
+        // Here and wherever a node spawns: a task stays in the span of whoever spawned it, which may say whose words these are.
+        running.spawn(publisher.clone().run().in_current_span());
         let say = Arc::new(move || publisher.say_or_tell());
-        running.spawn(mesh.clone().run(config.clone(), say, (*failures).clone()));
-        running.spawn(stand_for_election(mesh.clone()));
-        running.spawn(listen(mesh.clone(), told, config.census.subscribe()));
-        running.spawn(contract.clone().run());
-        running.spawn(contract.clone().answer_neighbours(calls));
+        running.spawn(mesh.clone().run(config.clone(), say, (*failures).clone()).in_current_span());
+        running.spawn(stand_for_election(mesh.clone()).in_current_span());
+        running.spawn(listen(mesh.clone(), told, config.census.subscribe()).in_current_span());
+        running.spawn(contract.clone().run().in_current_span());
+        running.spawn(contract.clone().answer_neighbours(calls).in_current_span());
         let elsewhere = member.outward.map(|outward| Elsewhere::new(mesh.clone(), outward.clone()));
         if let Some(elsewhere) = &elsewhere {
             // Apart from the other seeds.
-            running.spawn(elsewhere.clone().keep(!member.seed));
+            running.spawn(elsewhere.clone().keep(!member.seed).in_current_span());
         }
         let (fails, failures) = (replica.clone(), (*failures).clone());
-        running.spawn(async move {
+        let watched = async move {
             let error = fails.failed().await;
             // One reason to stop is enough, if another one is on its way already.
             let _ = failures.try_send(cannot_go_on(&error));
-        });
+        };
+        running.spawn(watched.in_current_span());
         let (runs, mut stopped) = (replica.clone(), stop.subscribe());
-        let replicating = tokio::spawn(async move {
+        let replicating = async move {
             // The sender goes with the node: then it is time to stop as well.
             runs.run(async { drop(stopped.wait_for(|stop| *stop).await) }).await;
-        });
+        };
+        let replicating = tokio::spawn(replicating.in_current_span());
         Ok(Self { replica, mesh, contract, elsewhere, config, stop, replicating, _running: running })
     }
 
@@ -342,13 +348,14 @@ async fn listen(
 fn listen_to_namesakes(replica: &Replica) -> mpsc::Sender<Vec<u8>> {
     let (sender, mut records) = mpsc::channel::<Vec<u8>>(1);
     let replica = replica.clone();
-    tokio::spawn(async move {
+    let listening = async move {
         while let Some(record) = records.recv().await {
             if let Err(refused) = replica.insert(record.into(), Source::Passed(Duration::ZERO)) {
                 debug!(%refused, "an entry's word of another process with this key is not taken");
             }
         }
-    });
+    };
+    tokio::spawn(listening.in_current_span());
     sender
 }
 

@@ -22,7 +22,6 @@ use hedgerow_proto::frame::Census;
 use hedgerow_proto::home::seeker::moves_before;
 use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
 use hedgerow_proto::key::SecretKey;
-use hedgerow_proto::limits::Limits;
 use hedgerow_proto::record::{Candidacy, Home, Roles};
 use hedgerow_proto::registry::{Reach, Registry};
 use hedgerow_proto::scope::Scope;
@@ -174,12 +173,12 @@ impl Mesh {
         let mesh = Self {
             federation,
             workers: Arc::new(Workers::new(federation, incarnation, replica.clone())),
+            hints: Arc::new(Hints::new(federation, replica.limits())),
             replica,
             roles: watch::Sender::new(roles),
             home: watch::Sender::new(None),
             attached: watch::Sender::new(None),
             host: watch::Sender::new(None),
-            hints: Arc::new(Hints::new(federation)),
             census: watch::Sender::new(None),
             calls,
             entry_scope: watch::Sender::new(Scope::Machine),
@@ -241,7 +240,7 @@ impl Mesh {
         // First those at entries, which always mean something, and which those need who have no other.
         let mut told = self.at_entries.borrow().clone();
         told.extend(worth_telling(&self.host_status().listening, *self.entry_scope.borrow()));
-        told.truncate(Limits::PRODUCTION.multiaddrs_per_node_max);
+        told.truncate(self.replica.limits().multiaddrs_per_node_max);
         told
     }
 
@@ -315,7 +314,7 @@ impl Mesh {
         let config = HostConfig {
             key: keypair(&self.key)?,
             federation: self.federation,
-            limits: Limits::PRODUCTION,
+            limits: self.replica.limits(),
             part,
             listen,
             seed,

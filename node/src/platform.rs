@@ -1,5 +1,5 @@
-//! What the node takes from outside: its clock, the network under its libp2p host, and the connections to its services. The
-//! simulation puts its own in their place.
+//! What the node takes from outside: its clock, its bounds, the network under its libp2p host, and the connections to its services.
+//! The simulation puts its own in their place.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hedgerow_mesh::clock::{Clock, SystemClock};
 use hedgerow_mesh::host::{Host, HostConfig, HostError, HostHandle, LanDiscovery};
+use hedgerow_proto::limits::Limits;
 use hedgerow_tunnel::BoxIo;
 use hedgerow_tunnel::link::BoxFuture;
 use tokio::net::TcpStream;
@@ -27,6 +28,8 @@ pub trait Connect: Send + Sync {
 pub struct Platform {
     /// The clock of its replicas.
     pub clock: Arc<dyn Clock>,
+    /// The bounds of its replicas, and of all that goes in and out of them.
+    pub limits: Limits,
     /// Puts its libp2p hosts up.
     pub spawn_host: Arc<SpawnHost>,
 }
@@ -35,7 +38,7 @@ impl Platform {
     /// What the binary runs on. `tls` says which entries are trusted, and `lan` whether others are looked for on the LAN.
     pub fn system(tls: Arc<rustls::ClientConfig>, lan: LanDiscovery) -> Self {
         let spawn_host = move |config| Host::spawn(config, tls.clone(), lan);
-        Self { clock: Arc::new(SystemClock), spawn_host: Arc::new(spawn_host) }
+        Self { clock: Arc::new(SystemClock), limits: Limits::PRODUCTION, spawn_host: Arc::new(spawn_host) }
     }
 }
 

@@ -25,7 +25,7 @@ use crate::entries::Entries;
 use crate::hardware;
 use crate::identity::Identity;
 use crate::lan;
-use crate::membership::Profile;
+use crate::membership::{self, Profile};
 use crate::mesh::{by_entry, discovery};
 use crate::node::{Node, role_word};
 use crate::platform::Platform;
@@ -86,6 +86,7 @@ pub async fn join(settings: Settings) -> Result<(), Failure> {
         roles: settings.roles,
         candidacy: settings.candidacy,
         location: settings.location.clone(),
+        version: membership::VERSION.to_owned(),
         // Its directory is there by now.
         hardware: hardware::detect(settings.worker_type, &settings.data_dir).await,
         mesh_listen: settings.mesh_listen.clone(),

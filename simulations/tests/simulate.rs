@@ -39,6 +39,16 @@ fn a_run_leaves_results_behind_that_can_be_drawn() {
 }
 
 #[test]
+fn the_full_level_tells_what_a_node_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let small = ["run", "idle", "--level", "full", "--nodes", "4", "--for", "150s", "--trace", "1"];
+    let run = sim(directory.path(), &small);
+    assert!(run.status.success(), "{}", text(&run));
+    let first = text(&run).lines().find(|line| line.contains(" s  ")).unwrap_or_default().to_owned();
+    assert!(first.starts_with("      0.000000 s") && text(&run).contains("the tunnel is up"), "{}", text(&run));
+}
+
+#[test]
 fn a_sweep_runs_each_seed_once_and_the_next_one_has_nothing_left_to_do() {
     let directory = tempfile::tempdir().unwrap();
     let arguments = ["sweep", "idle", "--nodes", "4", "--for", "150s", "--seeds", "3..7", "--resume", "finished"];

@@ -8,6 +8,7 @@ use std::time::Duration;
 use hedgerow_entry::embedded::Embedded;
 use hedgerow_proto::id::FederationId;
 use hedgerow_proto::key::SecretKey;
+use hedgerow_proto::limits::Limits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
@@ -24,7 +25,7 @@ thread_local! {
             let mut builder = tokio::runtime::Builder::new_current_thread();
             let runtime = builder.enable_time().start_paused(true).build().expect("a runtime");
             let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
-            let entry = Embedded::new(SecretKey::from_seed([1; 32]), FederationId([1; 32]), 1, nowhere);
+            let entry = Embedded::new(SecretKey::from_seed([1; 32]), FederationId([1; 32]), 1, Limits::PRODUCTION, nowhere);
             (runtime, entry.expect("an entry"))
         })
     };

@@ -29,7 +29,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::sleep;
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
-use tracing::debug;
+use tracing::{Instrument, debug};
 
 use super::{HostHandle, node_id, peer_id};
 
@@ -364,7 +364,7 @@ impl HomeDialer {
         let mut incoming = handle.streams.clone().accept(handle.tunnel_protocol()).map_err(|_| HomeError::InUse)?;
         let current: watch::Sender<Option<(PeerId, mpsc::Sender<libp2p::Stream>)>> = watch::Sender::new(None);
         let to = current.subscribe();
-        tokio::spawn(async move {
+        let taking = async move {
             while let Some((peer, stream)) = incoming.next().await {
                 let home = to.borrow().as_ref().filter(|(home, _)| *home == peer).map(|(_, sender)| sender.clone());
                 // Nobody else has anything to send down here; and a home that opens more than can wait is refused.
@@ -373,7 +373,8 @@ impl HomeDialer {
                     _ => debug!(%peer, "a stream that nobody waits for is reset"),
                 }
             }
-        });
+        };
+        tokio::spawn(taking.in_current_span());
         Ok(Self { handle: handle.clone(), current })
     }
 

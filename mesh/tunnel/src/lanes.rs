@@ -12,7 +12,7 @@ use hedgerow_proto::backoff::Backoff;
 use hedgerow_proto::frame::{Hello, close};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use tracing::debug;
+use tracing::{Instrument, debug};
 
 use crate::accept::TunnelError;
 use crate::dial::{DialConfig, Directory, End, Target, greet, join, run};
@@ -67,10 +67,11 @@ pub(crate) async fn keep(
         match one(config, to, &covered, activity).await {
             Ok(Some((shard, lane))) => {
                 covered.insert(shard);
-                running.spawn(async move {
+                let lane = async move {
                     lane.await;
                     shard
-                });
+                };
+                running.spawn(lane.in_current_span());
                 on_count(covered.len() as u16);
                 backoff.succeeded();
             }

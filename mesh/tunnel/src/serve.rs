@@ -13,7 +13,7 @@ use hedgerow_proto::frame::{
 use hedgerow_proto::wire;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, watch};
-use tracing::debug;
+use tracing::{Instrument, debug};
 
 use crate::dial::DrainState;
 use crate::frames::protocol;
@@ -108,11 +108,12 @@ pub async fn serve_link(
             stream = link.accept() => match stream {
                 Ok(stream) => {
                     let (services, drain, activity) = (services.clone(), drain.clone(), activity.clone());
-                    tasks.spawn(async move {
+                    let serving = async move {
                         if let Err(error) = serve_stream(stream, &*services, drain, &activity).await {
                             debug!(%error, "an exchange stream ended");
                         }
-                    });
+                    };
+                    tasks.spawn(serving.in_current_span());
                 }
                 Err(closed) => return closed,
             },

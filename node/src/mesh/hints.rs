@@ -12,18 +12,19 @@ use tokio::sync::watch;
 #[derive(Debug)]
 pub struct Hints {
     federation: FederationId,
+    limits: Limits,
     known: watch::Sender<home::Hints>,
 }
 
 impl Hints {
-    /// Nobody yet.
-    pub fn new(federation: FederationId) -> Self {
-        Self { federation, known: watch::Sender::new(home::Hints::default()) }
+    /// Nobody yet. Records of others are read within these bounds.
+    pub fn new(federation: FederationId, limits: Limits) -> Self {
+        Self { federation, limits, known: watch::Sender::new(home::Hints::default()) }
     }
 
     /// Takes records in that somebody has told of.
     pub fn hear(&self, records: &[Vec<u8>]) {
-        let open = |bytes: &Vec<u8>| Told::open(bytes.clone().into(), self.federation, &Limits::PRODUCTION);
+        let open = |bytes: &Vec<u8>| Told::open(bytes.clone().into(), self.federation, &self.limits);
         // The signatures are the dear part, and need no lock.
         let told: Vec<Told> = records.iter().filter_map(open).collect();
         self.known.send_if_modified(|known| known.learn(told));

@@ -16,7 +16,7 @@ use hedgerow_proto::record::Home;
 use hedgerow_tunnel::{DialConfig, TunnelError, serve_over};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep;
-use tracing::{debug, info};
+use tracing::{Instrument, debug, info};
 
 use super::hints::Hints;
 
@@ -138,11 +138,12 @@ impl Seeker<'_> {
     fn listen(&self) -> mpsc::Sender<Vec<Vec<u8>>> {
         let (sender, mut told) = mpsc::channel::<Vec<Vec<u8>>>(4);
         let hints = self.hints.clone();
-        tokio::spawn(async move {
+        let hearing = async move {
             while let Some(records) = told.recv().await {
                 hints.hear(&records);
             }
-        });
+        };
+        tokio::spawn(hearing.in_current_span());
         sender
     }
 }

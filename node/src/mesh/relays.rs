@@ -13,7 +13,7 @@ use hedgerow_tunnel::serve::{OtherStream, serve_stream};
 use hedgerow_tunnel::{Activity, DrainState, OpenService, Services};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
-use tracing::debug;
+use tracing::{Instrument, debug};
 
 /// Streams of one coordinator at once, idle ones included: what its own port has clients at most, and well below what a
 /// connection carries, on which the two synchronise as well.
@@ -49,12 +49,13 @@ pub(super) async fn serve(
             continue;
         };
         let (services, drain, activity) = (ForCoordinators(services.clone()), drain.clone(), activity.clone());
-        running.spawn(async move {
+        let passing_on = async move {
             if let Err(error) = serve_stream(stream, &services, drain, &activity).await {
                 debug!(node = %node.short(), %error, "a coordinator's stream ended");
             }
             drop(place);
-        });
+        };
+        running.spawn(passing_on.in_current_span());
     }
 }
 

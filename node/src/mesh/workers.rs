@@ -9,13 +9,12 @@ use hedgerow_proto::frame::{Control, Hello, Join, Reject};
 use hedgerow_proto::home::Roster;
 use hedgerow_proto::home::roster::{Output, home_seq, told_of};
 use hedgerow_proto::id::{FederationId, NodeId};
-use hedgerow_proto::limits::Limits;
 use hedgerow_proto::record::{AttachmentState, Body, Record, Signed};
 use hedgerow_proto::registry::Source;
 use hedgerow_tunnel::{Admission, Tunnel, TunnelError, TunnelEvent, TunnelEvents, welcome};
 use tokio::sync::Notify;
 use tokio::time::sleep;
-use tracing::{debug, info, warn};
+use tracing::{Instrument, debug, info, warn};
 
 /// What this coordinator holds and says of workers.
 pub struct Workers {
@@ -31,7 +30,7 @@ pub struct Workers {
 impl Workers {
     /// Nobody yet.
     pub fn new(federation: FederationId, incarnation: u64, replica: Replica) -> Self {
-        let roster = Mutex::new(Roster::new(replica.node(), &Limits::PRODUCTION));
+        let roster = Mutex::new(Roster::new(replica.node(), &replica.limits()));
         Self { federation, incarnation, replica, roster, rescheduled: Notify::new() }
     }
 
@@ -60,7 +59,7 @@ impl Workers {
         loop {
             tokio::select! {
                 link = homes.next() => match link {
-                    Some(link) => _ = connections.spawn(self.clone().hold(link)),
+                    Some(link) => _ = connections.spawn(self.clone().hold(link).in_current_span()),
                     None => return,
                 },
                 Some(_) = connections.join_next() => {}
@@ -96,7 +95,7 @@ impl Workers {
     async fn hold(self: Arc<Self>, link: PeerLink) {
         let hello = Hello { federation: self.federation, incarnation: self.incarnation, shard: 0, shards: 1 };
         let gate = Gate(&self);
-        match welcome(Arc::new(link), hello, &Limits::PRODUCTION, &gate).await {
+        match welcome(Arc::new(link), hello, &self.replica.limits(), &gate).await {
             Ok((tunnel, events, signed, record)) => self.keep(tunnel, events, signed, record).await,
             Err(TunnelError::Rejected(reject)) => debug!(message = reject.message, "a worker was not taken in"),
             Err(error) => debug!(%error, "a worker's connection did not come up"),

@@ -19,6 +19,7 @@ mod check;
 mod clock;
 mod context;
 mod entry;
+pub mod limits;
 pub mod malice;
 mod member;
 mod mesh;
@@ -29,6 +30,7 @@ pub mod safety;
 mod sample;
 mod settings;
 mod verify;
+pub mod version;
 mod world;
 
 use message::Link;

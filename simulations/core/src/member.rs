@@ -14,9 +14,7 @@ use hedgerow_proto::id::NodeId;
 use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::liveness::Pings;
 use hedgerow_proto::own::Voice;
-use hedgerow_proto::record::{
-    Body, Candidacy, Hardware, Home, Kind, NodeRecord, Roles, ServiceHealth, ServiceOffer, Unknown,
-};
+use hedgerow_proto::record::{Candidacy, Hardware, Home, NodeRecord, Roles, ServiceHealth, ServiceOffer};
 use hedgerow_proto::registry::{Registry, Source};
 use hedgerow_proto::replica::{Core, Event, SpeakError};
 use hedgerow_proto::snapshot::{self, Snapshot};
@@ -30,7 +28,7 @@ use crate::mesh::{Mesh, Tongue};
 use crate::message::{Message, RequestNumber};
 use crate::net::{ConnectionId, Input};
 use crate::settings::{FEDERATION, Settings};
-use crate::verify;
+use crate::{verify, version};
 
 mod connections;
 mod homes;
@@ -352,7 +350,7 @@ impl Member {
         NodeRecord {
             roles: self.roles,
             location: String::new(),
-            version: if self.nature.newer_version { "2" } else { "1" }.into(),
+            version: if self.nature.newer_version { version::LATER } else { "1" }.into(),
             services: self.nature.services.iter().filter_map(offer).collect(),
             multiaddrs: address.into_iter().collect(),
             home: self.home.filter(|_| !coordinates),
@@ -371,10 +369,8 @@ impl Member {
         }
         // What a worker says beside its own record goes nowhere: it hands over that one only.
         if self.nature.newer_version && self.roles.coordinates() {
-            // A kind that only its version knows, and that travels all the same.
-            let unknown = Unknown { kind: Kind(200), subject: Default::default(), content: vec![1, 2, 3].into() };
             // One that finds no room is not said.
-            drop(self.core.say(ctx.now(), Body::Unknown(unknown)));
+            drop(self.core.say(ctx.now(), version::unknown()));
         }
     }
 

@@ -5,7 +5,9 @@ use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::limits::Limits;
 use hedgerow_sim_model::plan::Layout;
 use hedgerow_sim_model::random;
-use hedgerow_sim_model::scenario::{LimitsName, Load, Scenario};
+use hedgerow_sim_model::scenario::{Load, Scenario};
+
+use crate::limits;
 
 /// The federation of every run.
 pub(crate) const FEDERATION: FederationId = FederationId([0x5e; 32]);
@@ -31,10 +33,7 @@ impl Settings {
         Self {
             seed,
             layout: layout.clone(),
-            limits: match population.limits {
-                LimitsName::Production => Limits::PRODUCTION,
-                LimitsName::Tiny => Limits::TINY,
-            },
+            limits: limits::named(population.limits),
             services: names.collect(),
             services_per_worker: population.services_per_worker,
             capacity: population.capacity,

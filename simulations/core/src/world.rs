@@ -22,6 +22,7 @@ use crate::narrator::Narrator;
 use crate::net::{Event, Input, Net, Told, Up};
 use crate::sample::Samples;
 use crate::settings::Settings;
+use crate::version;
 
 mod faults;
 
@@ -368,7 +369,7 @@ impl World {
             candidacy: if elective { Candidacy::Elective } else { Candidacy::Fixed },
             dialable: self.net.links.place(node).is_dialable(),
             services: settings.services_of(original),
-            newer_version: settings.draw("newer-version", original) < settings.newer_version,
+            newer_version: version::is_later(settings.seed, original, settings.newer_version),
             malice,
             invents_per_second,
         }

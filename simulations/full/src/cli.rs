@@ -46,6 +46,9 @@ pub(crate) struct Run {
     /// A folder for summary.json and series.csv; without it the summary goes to standard output.
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
+    /// Tells what this node (by its number) says: into trace.txt in the folder.
+    #[arg(long, value_name = "NODE", requires = "out")]
+    pub(crate) trace: Option<u32>,
 }
 
 #[derive(Debug, Args)]

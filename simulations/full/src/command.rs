@@ -6,10 +6,15 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use hedgerow_sim_full::federation::{self, Outcome, Settings};
+use hedgerow_sim_full::narrator::Narrator;
 use hedgerow_sim_full::time;
 use hedgerow_sim_model::plan::Plan;
 use hedgerow_sim_model::results::{self, FORMAT, Summary, to_csv};
 use hedgerow_sim_model::scenario::{Level, Scenario};
+use tracing::Subscriber;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::cli::{Cli, Command, Run};
 
@@ -18,31 +23,39 @@ mod usage;
 
 /// Does what is asked.
 pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("HEDGEROW_LOG").unwrap_or_else(|_| "off".into()))
-        .with_writer(std::io::stderr)
-        .with_timer(VirtualTime)
-        .init();
+    let narrator = match &cli.command {
+        Command::Run(arguments) => arguments.trace.map(Narrator::new),
+        Command::Measure(_) => None,
+    };
+    let logged = EnvFilter::try_from_env("HEDGEROW_LOG").unwrap_or_else(|_| "off".into());
+    listening(logged, narrator.as_ref()).init();
     time::set_machine(time::Machine {
         date_offset_s: cli.machine.machine_date_offset_s,
         clock_leaks: cli.machine.leak_clock,
     });
     match cli.command {
-        Command::Run(arguments) => run_once(&arguments),
+        Command::Run(arguments) => run_once(&arguments, narrator),
         Command::Measure(arguments) => measure::run(&arguments),
     }
+}
+
+/// Hears what is logged: for standard error, and for a trace if one is wanted. Where nobody wants anything, nothing is even put into
+/// words.
+fn listening(logged: EnvFilter, narrator: Option<&Narrator>) -> impl Subscriber + Send + Sync {
+    let log = fmt::layer().with_writer(std::io::stderr).with_timer(VirtualTime).with_filter(logged);
+    tracing_subscriber::registry().with(log).with(narrator.map(Narrator::layer))
 }
 
 /// Log lines say the virtual time.
 struct VirtualTime;
 
-impl tracing_subscriber::fmt::time::FormatTime for VirtualTime {
-    fn format_time(&self, w: &mut tracing_subscriber::fmt::format::Writer<'_>) -> std::fmt::Result {
+impl fmt::time::FormatTime for VirtualTime {
+    fn format_time(&self, w: &mut fmt::format::Writer<'_>) -> std::fmt::Result {
         write!(w, "{:11.6}", time::now().since_origin().as_secs_f64())
     }
 }
 
-fn run_once(arguments: &Run) -> anyhow::Result<ExitCode> {
+fn run_once(arguments: &Run, narrator: Option<Narrator>) -> anyhow::Result<ExitCode> {
     let mut scenario = Scenario::load(&arguments.scenario)?;
     if let Some(nodes) = arguments.nodes {
         scenario.population = scenario.population.scaled_to(nodes);
@@ -59,8 +72,11 @@ fn run_once(arguments: &Run) -> anyhow::Result<ExitCode> {
         plan,
         security: arguments.security.into(),
         directory: directory.path().to_owned(),
+        narrator: narrator.clone(),
     };
-    settings.check()?;
+    if let Some(node) = arguments.trace {
+        check_node(&settings, node)?;
+    }
     let outcome = simulate(settings)?;
     let name = arguments.scenario.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let summary = summary(name, &scenario, arguments.seed, &outcome);
@@ -68,7 +84,22 @@ fn run_once(arguments: &Run) -> anyhow::Result<ExitCode> {
         eprintln!("{violation}");
     }
     write(arguments.out.as_deref(), &summary, &outcome.series)?;
+    if let Some((folder, narrator)) = arguments.out.as_deref().zip(narrator) {
+        put(folder, "trace.txt", &(narrator.finish().join("\n") + "\n"))?;
+    }
     Ok(if summary.is_good() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// Whether there is such a node to be traced.
+fn check_node(settings: &Settings, node: u32) -> anyhow::Result<()> {
+    let (_, layout) = Plan::draw(&settings.scenario, settings.seed);
+    anyhow::ensure!(
+        node < layout.len(),
+        "there is no node {node} to be traced: they are numbered from 0 to {}, entries first, then coordinators, workers, and those \
+         that come later",
+        layout.len().saturating_sub(1)
+    );
+    Ok(())
 }
 
 fn read_plan(path: &Path) -> anyhow::Result<Plan> {
@@ -117,11 +148,27 @@ fn write(folder: Option<&Path>, summary: &Summary, series: &[results::Sample]) -
         writeln!(std::io::stdout(), "{text}").context("cannot write the summary")?;
         return Ok(());
     };
-    let put = |name: &str, text: &str| {
-        let path = folder.join(name);
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
-    };
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-    put("summary.json", &text)?;
-    put("series.csv", &to_csv(series))
+    put(folder, "summary.json", &text)?;
+    put(folder, "series.csv", &to_csv(series))
+}
+
+fn put(folder: &Path, name: &str, text: &str) -> anyhow::Result<()> {
+    let path = folder.join(name);
+    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::level_filters::LevelFilter;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_listened_to_that_nobody_wants() {
+        let most = |logged: &str, narrator: Option<&Narrator>| listening(logged.into(), narrator).max_level_hint();
+        assert_eq!(most("off", None), Some(LevelFilter::OFF));
+        assert_eq!(most("info", None), Some(LevelFilter::INFO));
+        assert_eq!(most("off", Some(&Narrator::new(1))), Some(LevelFilter::DEBUG));
+    }
 }

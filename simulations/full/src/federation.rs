@@ -25,4 +25,4 @@ mod world;
 
 pub use node::NodeError;
 pub use process::Process;
-pub use world::{Outcome, Settings, SettingsError, run};
+pub use world::{Outcome, Settings, run};

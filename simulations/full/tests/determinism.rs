@@ -40,15 +40,3 @@ fn twenty_nodes_come_together_again_after_every_fault() {
         assert!(summary.is_good(), "seed {seed}: {:?}", summary.violations);
     }
 }
-
-#[test]
-fn a_scenario_that_this_level_cannot_run_is_refused_by_name() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("newer.toml");
-    let text = "about = 'x'\nduration = '5m'\nlevels = ['full']\n[population]\nnewer-version = 0.5\n";
-    std::fs::write(&path, text).unwrap();
-    let output = program::output(path.to_str().unwrap(), |_| {});
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(errors.contains("nodes of a later version") && errors.contains("--level core"), "{errors}");
-}

@@ -74,7 +74,15 @@ fn the_heartbeat_of_the_products_host_beats_once_a_second() {
     let outcome = time::run(1, move || async move {
         let _default = tracing::subscriber::set_default(tracing_subscriber::registry().with(counted));
         let scenario = alone();
-        federation::run(Settings { scenario, seed: 1, plan: None, security: Security::Noise, directory }).await
+        federation::run(Settings {
+            scenario,
+            seed: 1,
+            plan: None,
+            security: Security::Noise,
+            directory,
+            narrator: None,
+        })
+        .await
     });
     outcome.unwrap().unwrap();
     time::check_timers().unwrap();

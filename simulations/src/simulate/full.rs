@@ -46,6 +46,7 @@ impl Engine for Full {
         let (plan, out) = (workdir.path().join("plan.json"), workdir.path().join("out"));
         std::fs::write(&scenario, toml::to_string(&job.scenario)?).context("no room for a scenario")?;
         std::fs::write(&plan, serde_json::to_vec(&job.plan)?).context("no room for a plan")?;
+        let traced = job.trace_node.map(|node| ["--trace".to_owned(), node.to_string()]);
         let process = Launch::new("full", &self.program)
             .arg("run")
             .arg(&scenario)
@@ -54,6 +55,7 @@ impl Engine for Full {
             .arg(&plan)
             .arg("--out")
             .arg(&out)
+            .args(traced.into_iter().flatten())
             .piped()
             .start(&workdir)?;
         match wait(&process, progress)? {
@@ -109,5 +111,9 @@ fn read(job: &Job, process: &Process, status: ExitStatus, out: &Path) -> Result<
     }
     summary.commit = commit().to_owned();
     let series = results::from_csv(&String::from_utf8(file("series.csv")?)?)?;
-    Ok(Outcome::Done(Box::new(Done { summary, series, trace: Vec::new() })))
+    let trace = match job.trace_node {
+        Some(_) => String::from_utf8(file("trace.txt")?)?.lines().map(str::to_owned).collect(),
+        None => Vec::new(),
+    };
+    Ok(Outcome::Done(Box::new(Done { summary, series, trace })))
 }

@@ -6,7 +6,6 @@ use anyhow::{Context, Result};
 use clap::Args;
 use hedgerow_process::exit::Failure;
 use hedgerow_process::shutdown::Shutdown;
-use hedgerow_sim_model::scenario::Level;
 use hedgerow_sim_model::shipped::SHIPPED;
 
 use super::engine::{Done, Engine, Job, Outcome};
@@ -38,7 +37,7 @@ pub(super) struct Leaves {
     /// Writes the summary (JSON) and the time series (CSV) into this folder
     #[arg(long, value_name = "DIR")]
     pub(super) out: Option<PathBuf>,
-    /// Tells what this node (by its number) is told and does: into the folder, or without one to standard output
+    /// Tells what this node (by its number) is told (core level) or says (full level): into the folder, or without one to standard output
     #[arg(long, value_name = "NODE")]
     pub(super) trace: Option<u32>,
     /// Prints the summary as JSON, and nothing else, to standard output
@@ -92,10 +91,6 @@ impl Leaves {
                 numbers(&layout.coordinators),
                 numbers(&layout.workers)
             )));
-        }
-        if job.level == Level::Full {
-            return Err(Failure::usage("the full level has no trace of a node")
-                .advice("HEDGEROW_LOG=debug hedgerow-sim-full run …, which logs in virtual time, or --level core"));
         }
         job.trace_node = Some(node);
         Ok(job)

@@ -7,12 +7,15 @@ use std::sync::Arc;
 use hedgerow_entry::embedded::Embedded;
 use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::key::SecretKey;
+use hedgerow_proto::limits::Limits;
 use hedgerow_proto::registry::Digest;
 use hedgerow_tunnel::link::{BoxFuture, Link, LinkClosed};
 use hedgerow_tunnel::{Directory, Target, TunnelError, Way};
 use tokio::task::JoinHandle;
+use tracing::{Instrument, Span, info};
 
 use super::node::NodeError;
+use crate::narrator;
 use crate::net::{Network, accept_link, address, dial_link};
 
 /// Where clients come in.
@@ -25,6 +28,7 @@ pub(super) const TUNNEL_PORT: u16 = 443;
 pub(super) struct Entry {
     pub(super) node: u32,
     pub(super) federation: FederationId,
+    pub(super) limits: Limits,
     pub(super) key: SecretKey,
 }
 
@@ -32,6 +36,8 @@ pub(super) struct Entry {
 pub(super) struct RunningEntry {
     embedded: Rc<Embedded>,
     task: JoinHandle<()>,
+    /// In which all that it says is said.
+    span: Span,
 }
 
 impl Entry {
@@ -48,13 +54,14 @@ impl Entry {
     /// Starts it; it knows nothing.
     pub(super) fn start(&self, network: &Network, incarnation: u64) -> Result<RunningEntry, NodeError> {
         let start = |reason: String| NodeError::Start { node: self.node, reason };
-        let embedded = Embedded::new(self.key.clone(), self.federation, incarnation, self.tunnels());
+        let embedded =
+            Embedded::new(self.key.clone(), self.federation, incarnation, self.limits.clone(), self.tunnels());
         let embedded = Rc::new(embedded.map_err(|failure| start(failure.to_string()))?);
         let listen = |port| network.listen(self.node, port).map_err(|error| start(error.to_string()));
         let (http, tunnels) = (listen(HTTP_PORT)?, listen(TUNNEL_PORT)?);
         let (network, me) = (network.clone(), self.key.id());
         let running = embedded.clone();
-        let task = tokio::task::spawn_local(async move {
+        let serving = async move {
             let clients = async {
                 while let Ok((stream, from)) = http.accept().await {
                     running.serve_client(stream, from);
@@ -72,8 +79,11 @@ impl Entry {
                 never = running.run() => match never {},
                 ((), ()) = async { tokio::join!(clients, nodes) } => {}
             }
-        });
-        Ok(RunningEntry { embedded, task })
+        };
+        let span = narrator::span(self.node);
+        span.in_scope(|| info!("an entry starts"));
+        let task = tokio::task::spawn_local(serving.instrument(span.clone()));
+        Ok(RunningEntry { embedded, task, span })
     }
 }
 
@@ -85,6 +95,7 @@ impl RunningEntry {
 
     /// Kills it.
     pub(super) async fn kill(self) {
+        self.span.in_scope(|| info!("an entry is killed"));
         self.task.abort();
         // It was aborted: that is what it says.
         let _ = self.task.await;

@@ -49,6 +49,7 @@ const HINTS: usize = 4;
 pub(super) struct Hostile {
     pub(super) node: u32,
     pub(super) federation: FederationId,
+    pub(super) limits: Limits,
     pub(super) key: SecretKey,
     pub(super) malice: Vec<Malice>,
     pub(super) invents_per_second: f64,
@@ -65,7 +66,7 @@ pub(super) struct RunningHostile {
 impl Hostile {
     /// Starts it. It knows nobody.
     pub(super) fn start(self, network: &Network) -> Result<RunningHostile, NodeError> {
-        let process = Process::default();
+        let process = Process::of(self.node);
         let (told, hints) = mpsc::channel(HINTS);
         let node = self.node;
         let host = Host::new(self, network, process.clone(), hints);
@@ -147,7 +148,7 @@ impl Host {
         process: Process,
         hints: mpsc::Receiver<Vec<Vec<u8>>>,
     ) -> Result<Self, String> {
-        let Hostile { node, federation, key, malice, invents_per_second, security, seed } = hostile;
+        let Hostile { node, federation, limits, key, malice, invents_per_second, security, seed } = hostile;
         let seed = |what| random::number(seed, what, 0);
         let (now, pair) = (time::now(), keypair(&key).map_err(|error| error.to_string())?);
         let transport = upgraded(network, node, &pair, security).map_err(|error| error.to_string())?;
@@ -157,7 +158,6 @@ impl Host {
         let mut swarm = Swarm::new(transport, behaviour, pair.public().to_peer_id(), config);
         let here = address::multiaddr(address::of(node, MESH_PORT));
         swarm.listen_on(here.clone()).map_err(|error| error.to_string())?;
-        let limits = Limits::PRODUCTION;
         let voice = Voice::new(key.clone(), federation, seed("incarnation"), 1, limits.clone());
         let mut core = Core::new(now, voice, Registry::new(federation, limits), Duration::ZERO);
         let record = NodeRecord { multiaddrs: vec![here.to_string()], ..malice::record(Roles::Coordinator, None) };

@@ -7,8 +7,9 @@ use std::time::Duration;
 use hedgerow_mesh::clock::Clock;
 use hedgerow_mesh::data_dir::{DataDir, Waiting};
 use hedgerow_mesh::host::{Host, HostConfig, HostError};
+use hedgerow_mesh::replica::Replica;
 use hedgerow_node::identity::Identity;
-use hedgerow_node::membership::{Member, Membership, Profile};
+use hedgerow_node::membership::{self, Member, Membership, Profile};
 use hedgerow_node::platform::{Connect, Platform};
 use hedgerow_node::probe;
 use hedgerow_node::service_spec::{ServiceAddress, ServiceSpec};
@@ -17,12 +18,15 @@ use hedgerow_node::settings::MeshListen;
 use hedgerow_process::durable;
 use hedgerow_process::exit::Failure;
 use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
+use hedgerow_proto::limits::Limits;
 use hedgerow_proto::record::{Candidacy, Roles};
 use hedgerow_proto::registry::{Digest, Registry};
 use hedgerow_proto::scope::Scope;
+use hedgerow_sim_core::version;
 use hedgerow_tunnel::link::BoxFuture;
 use hedgerow_tunnel::{BoxIo, DrainState, TunnelState, TunnelStatus, maintain};
 use tokio::sync::{mpsc, watch};
+use tracing::{Instrument, info, warn};
 
 use super::clock::MachineClock;
 use super::entry::{Entry, WayTo};
@@ -75,6 +79,9 @@ pub(super) struct Plan {
     pub(super) roles: Roles,
     pub(super) candidacy: Candidacy,
     pub(super) services: Vec<(ServiceName, u32)>,
+    pub(super) limits: Limits,
+    /// It says things that this version cannot read.
+    pub(super) later_version: bool,
     pub(super) security: Security,
     pub(super) seed: u64,
 }
@@ -98,8 +105,13 @@ impl Plan {
         clock: Arc<MachineClock>,
         entries: &[Entry],
     ) -> Result<Running, NodeError> {
-        let process = Process::default();
-        process.clone().within(|| self.start_within(network, clock, entries, process))
+        let process = Process::of(self.node);
+        process.clone().within(|| {
+            let started = self.start_within(network, clock, entries, process);
+            started
+                .inspect(|running| info!(id = %running.id(), "starts"))
+                .inspect_err(|error| warn!(%error, "cannot start"))
+        })
     }
 
     fn start_within(
@@ -117,6 +129,7 @@ impl Plan {
             roles: self.roles,
             candidacy: self.candidacy,
             location: String::new(),
+            version: if self.later_version { version::LATER } else { membership::VERSION }.to_owned(),
             hardware: Default::default(),
             mesh_listen: MeshListen::At(vec![listen]),
             heartbeat_timeout: AGENT_TIMEOUT,
@@ -156,6 +169,9 @@ impl Plan {
             process.spawn(async move { probe::watch(&services, &service, || {}).await });
         }
         process.spawn(async move { services.sweep().await });
+        if self.later_version {
+            process.spawn(speak_of_later(membership.replica.clone(), membership.mesh.roles.subscribe()));
+        }
         let data_dir = identity.data_dir().clone();
         Ok(Running { process, membership, failed, drain, _tunnels: tunnels, data_dir })
     }
@@ -169,7 +185,7 @@ impl Plan {
             process.spawn(host.run());
             Ok(handle)
         };
-        Platform { clock, spawn_host: Arc::new(spawn_host) }
+        Platform { clock, limits: self.limits.clone(), spawn_host: Arc::new(spawn_host) }
     }
 
     fn specs(&self) -> Vec<ServiceSpec> {
@@ -198,14 +214,19 @@ impl Running {
 
     /// Says that it goes.
     pub(super) async fn say_leave(&self) {
-        self.membership.contract.hand_over().await;
-        self.membership.leave();
-        self.drain.send_replace(DrainState::Draining);
+        let last_words = async {
+            info!("leaves");
+            self.membership.contract.hand_over().await;
+            self.membership.leave();
+            self.drain.send_replace(DrainState::Draining);
+        };
+        last_words.instrument(self.process.span()).await;
     }
 
     /// Kills it. What it would have written in an orderly end is not written.
     pub(super) async fn kill(self, plan: &Plan, network: &Network) -> Result<(), NodeError> {
         let node = plan.node;
+        self.process.within(|| info!("is killed"));
         network.silence_links(node);
         let before = Files::read(&plan.directory).map_err(|error| NodeError::Disk { node, error })?;
         let Self { process, membership, data_dir, drain, _tunnels: tunnels, .. } = self;
@@ -220,6 +241,22 @@ impl Running {
         drop(data_dir);
         ended.map_err(|_| NodeError::LivesOn { node })?;
         before.restore(&plan.directory).map_err(|error| NodeError::Disk { node, error })
+    }
+}
+
+/// Says what this version cannot read, whenever the node begins to coordinate: what a worker says beside its own record goes nowhere.
+async fn speak_of_later(replica: Replica, mut roles: watch::Receiver<Roles>) {
+    let mut coordinated = false;
+    loop {
+        let coordinates = roles.borrow_and_update().coordinates();
+        if coordinates && !coordinated {
+            // What finds no room is not said.
+            drop(replica.say(version::unknown()));
+        }
+        coordinated = coordinates;
+        if roles.changed().await.is_err() {
+            return;
+        }
     }
 }
 

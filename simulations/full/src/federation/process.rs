@@ -7,18 +7,20 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
+use tracing::Span;
 
-use crate::time;
+use crate::{narrator, time};
 
 /// How far behind a slow processor can be: what a machine has to do is bounded by what it can take in.
 const BACKLOG_MAX: Duration = Duration::from_secs(5);
 
 /// A process. Cloning gives another handle to the same one.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Process(Arc<Inner>);
 
-#[derive(Default)]
 struct Inner {
+    /// In which all that it says is said.
+    span: Span,
     tasks: Mutex<JoinSet<()>>,
     state: Mutex<State>,
 }
@@ -38,6 +40,11 @@ struct State {
 }
 
 impl Process {
+    /// One of this node, which has no tasks yet.
+    pub fn of(node: u32) -> Self {
+        Self(Arc::new(Inner { span: narrator::span(node), tasks: Mutex::default(), state: Mutex::default() }))
+    }
+
     /// Runs a task of the process.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         if self.state().killed {
@@ -108,11 +115,16 @@ impl Process {
         self.state().machine.disk_full = full;
     }
 
-    /// Does something as the process would: with its clock and its disk.
+    /// In which all that it says is said.
+    pub fn span(&self) -> Span {
+        self.0.span.clone()
+    }
+
+    /// Does something as the process would: with its clock and its disk, and in its name.
     pub fn within<T>(&self, work: impl FnOnce() -> T) -> T {
         let view = self.state().machine;
         let before = time::enter_process(view);
-        let result = work();
+        let result = self.0.span.in_scope(work);
         time::enter_process(before);
         result
     }

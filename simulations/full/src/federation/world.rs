@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
 use hedgerow_proto::key::SecretKey;
+use hedgerow_proto::limits::Limits;
 use hedgerow_proto::record::{Candidacy, Roles};
+use hedgerow_sim_core::{limits, version};
 use hedgerow_sim_model::links::Links;
 use hedgerow_sim_model::plan::{Incident, Layout, Plan};
 use hedgerow_sim_model::random;
 use hedgerow_sim_model::results::{Sample, Violation};
-use hedgerow_sim_model::scenario::{LimitsName, Scenario};
-use tracing::{info, warn};
+use hedgerow_sim_model::scenario::Scenario;
+use tracing::warn;
 
 use super::changes;
 use super::clients::{self, Question};
@@ -23,6 +25,7 @@ use super::evidence::Evidence;
 use super::hostile::RunningHostile;
 use super::node::{self, NodeError, Running};
 use super::service;
+use crate::narrator::Narrator;
 use crate::net::Network;
 use crate::net::transport::Security;
 use crate::time;
@@ -59,14 +62,8 @@ pub struct Settings {
     pub security: Security,
     /// A folder that is empty and stays there for the run.
     pub directory: PathBuf,
-}
-
-/// Why a scenario cannot be run at this level.
-#[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
-    /// It wants something that is not simulated here.
-    #[error("this scenario has {0}, which the full level does not simulate: run it with --level core")]
-    NotSimulated(&'static str),
+    /// Tells one node's view, if that is wanted.
+    pub narrator: Option<Narrator>,
 }
 
 /// What a run came to.
@@ -88,19 +85,6 @@ pub struct Outcome {
     pub violations: Vec<Violation>,
     /// Who was connected to whom at the end, among the coordinators.
     pub neighbours: Vec<(u32, u32)>,
-}
-
-impl Settings {
-    /// Whether all that the scenario wants is simulated at this level.
-    pub fn check(&self) -> Result<(), SettingsError> {
-        if self.scenario.population.limits != LimitsName::Production {
-            return Err(SettingsError::NotSimulated("limits other than those of the binaries"));
-        }
-        if self.scenario.population.newer_version > 0.0 {
-            return Err(SettingsError::NotSimulated("nodes of a later version"));
-        }
-        Ok(())
-    }
 }
 
 /// Runs it; within virtual time.
@@ -243,6 +227,8 @@ impl World {
             roles: if coordinates { Roles::Coordinator } else { Roles::Worker },
             candidacy: if elective { Candidacy::Elective } else { Candidacy::Fixed },
             services: services.iter().filter_map(name).collect(),
+            limits: self.limits(),
+            later_version: version::is_later(seed, index, population.newer_version),
             security: self.settings.security,
             seed: random.u64(..),
         };
@@ -257,9 +243,13 @@ impl World {
         FederationId(random::bytes(self.settings.seed, "federation", 0))
     }
 
+    fn limits(&self) -> Limits {
+        limits::named(self.settings.scenario.population.limits)
+    }
+
     fn entry(&self, node: u32) -> Entry {
         let key = SecretKey::from_seed(random::bytes(self.settings.seed, "entry", u64::from(node)));
-        Entry { node, federation: self.federation(), key }
+        Entry { node, federation: self.federation(), limits: self.limits(), key }
     }
 
     fn plan_course(&mut self) {
@@ -316,8 +306,14 @@ impl World {
                 Action::Start(node) => self.start(node),
                 Action::StartEntry(node) => self.start_entry(node)?,
                 Action::Ask => self.ask(at),
-                Action::Begin(index) => self.begin(index).await?,
-                Action::End(index) => self.end(index).await?,
+                Action::Begin(index) => {
+                    self.narrate(index, true);
+                    self.begin(index).await?;
+                }
+                Action::End(index) => {
+                    self.narrate(index, false);
+                    self.end(index).await?;
+                }
                 Action::Tell => {
                     self.tell_all();
                     self.schedule(at + TELL_INTERVAL, Action::Tell);
@@ -342,18 +338,22 @@ impl World {
         Ok(())
     }
 
+    fn narrate(&self, index: usize, begins: bool) {
+        if let Some((narrator, incident)) = self.settings.narrator.as_ref().zip(self.plan.incidents.get(index)) {
+            narrator.fault(&incident.effect, begins);
+        }
+    }
+
     fn start_entry(&mut self, node: u32) -> Result<(), NodeError> {
         let Some(place) = self.entries.get_mut(&node).filter(|place| place.running.is_none()) else { return Ok(()) };
         place.runs += 1;
         let incarnation = random::number(self.settings.seed, "incarnation", u64::from(node) << 32 | place.runs);
         place.running = Some(place.entry.start(&self.network, incarnation)?);
-        info!(node, "an entry starts");
         Ok(())
     }
 
     async fn kill_entry(&mut self, node: u32) {
         if let Some(running) = self.entries.get_mut(&node).and_then(|place| place.running.take()) {
-            info!(node, "an entry is killed");
             self.network.silence_links(node);
             running.kill().await;
         }
@@ -396,7 +396,6 @@ impl World {
         }
         match place.plan.start(&network, place.clock.clone(), &entries) {
             Ok(running) => {
-                info!(node, id = %running.id(), "starts");
                 network.note(node, &running.id().0);
                 place.id = Some(running.id());
                 self.seen.begins_anew(node);
@@ -404,8 +403,7 @@ impl World {
                 place.running = Some(running);
                 self.tell(node);
             }
-            Err(error) => {
-                warn!(%error, "it is tried again");
+            Err(_) => {
                 let at = time::now().since_origin() + RESTART_AFTER;
                 self.schedule(at, Action::Start(node));
             }
@@ -417,7 +415,6 @@ impl World {
         let Some(place) = self.places.get_mut(&node) else { return Ok(()) };
         place.wanted = false;
         let Some(running) = place.running.take() else { return Ok(()) };
-        info!(node, "is killed");
         running.kill(&place.plan, &self.network).await
     }
 
@@ -427,10 +424,9 @@ impl World {
         let nodes: Vec<u32> = self.places.keys().copied().collect();
         for node in nodes {
             let Some(place) = self.places.get_mut(&node) else { continue };
-            let Some(failure) = place.running.as_mut().and_then(|running| running.failed.try_recv().ok()) else {
-                continue;
-            };
-            warn!(node, %failure, "a node has stopped by itself");
+            let Some(running) = &mut place.running else { continue };
+            let Ok(failure) = running.failed.try_recv() else { continue };
+            running.process.within(|| warn!(%failure, "has stopped by itself"));
             let cloned = place.cloned;
             self.kill(node).await?;
             self.restarts += 1;

@@ -1,5 +1,6 @@
 //! One simulation by the program, in a process of its own.
 
+use std::path::Path;
 use std::process::{Command, Output};
 
 use hedgerow_sim_model::results::Summary;
@@ -22,10 +23,17 @@ pub(crate) fn output(scenario: &str, change: impl FnOnce(&mut Command)) -> Outpu
 
 /// What came of it.
 pub(crate) fn run(scenario: &str, seed: u64, change: impl FnOnce(&mut Command)) -> Summary {
+    run_into(tempfile::tempdir().unwrap().path(), scenario, seed, change)
+}
+
+/// What came of it, and in this folder all that it left behind.
+pub(crate) fn run_into(folder: &Path, scenario: &str, seed: u64, change: impl FnOnce(&mut Command)) -> Summary {
     let output = output(scenario, |command| {
-        command.args(["--seed", &seed.to_string()]);
+        command.args(["--seed", &seed.to_string(), "--out"]).arg(folder);
         change(command);
     });
     let errors = String::from_utf8_lossy(&output.stderr);
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("no summary ({error}): {errors}"))
+    let summary = std::fs::read(folder.join("summary.json"));
+    let summary = summary.unwrap_or_else(|error| panic!("no summary ({error}): {errors}"));
+    serde_json::from_slice(&summary).unwrap()
 }

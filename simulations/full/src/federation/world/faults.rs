@@ -156,6 +156,7 @@ impl World {
         let hostile = Hostile {
             node,
             federation: self.federation(),
+            limits: self.limits(),
             key,
             malice,
             invents_per_second,

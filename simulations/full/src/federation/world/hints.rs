@@ -22,7 +22,7 @@ impl World {
         let records = self.introductions(node);
         let Some(running) = self.places.get(&node).and_then(|place| place.running.as_ref()) else { return };
         if !records.is_empty() {
-            running.membership.mesh.hear_of_coordinators(records);
+            running.process.within(|| running.membership.mesh.hear_of_coordinators(records));
         }
     }
 

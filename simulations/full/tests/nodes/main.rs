@@ -1,0 +1,8 @@
+//! Of what kind nodes are, and what one says.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot set its scene up has failed")]
+
+mod population;
+#[path = "../program/mod.rs"]
+mod program;
+mod trace;
