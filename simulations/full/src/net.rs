@@ -87,6 +87,8 @@ mod kind {
     pub(super) const GIVEN_UP: u8 = 6;
     /// Something that the simulation says of itself.
     pub(super) const NOTE: u8 = 7;
+    /// Nobody reads a stream any more.
+    pub(super) const STOP: u8 = 8;
 }
 
 /// A machine on the network.

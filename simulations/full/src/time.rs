@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 mod hooks;
 
-pub use hooks::{Machine, ProcessView, enter_process, set_machine, wall_clock};
+pub use hooks::{Machine, ProcessView, disk_of, enter_process, set_disk_full, set_machine, wall_clock};
 
 /// Why a simulation does not run.
 #[derive(Debug, thiserror::Error)]

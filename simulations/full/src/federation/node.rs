@@ -1,5 +1,7 @@
 //! One node: what the product calls a membership, with all that belongs to it, over the simulation's clock, disk and network.
 
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +17,6 @@ use hedgerow_node::probe;
 use hedgerow_node::service_spec::{ServiceAddress, ServiceSpec};
 use hedgerow_node::services::LocalServices;
 use hedgerow_node::settings::MeshListen;
-use hedgerow_process::durable;
 use hedgerow_process::exit::Failure;
 use hedgerow_proto::id::{FederationId, NodeId, ServiceName};
 use hedgerow_proto::limits::Limits;
@@ -278,7 +279,10 @@ impl Files {
         for entry in std::fs::read_dir(directory)? {
             std::fs::remove_file(entry?.path())?;
         }
-        self.0.into_iter().try_for_each(|(path, content)| durable::replace(&path, &content))
+        let mut made = std::fs::OpenOptions::new();
+        made.write(true).create_new(true).mode(0o600);
+        // Also on a disk that is full: it is there already.
+        self.0.into_iter().try_for_each(|(path, content)| made.open(path)?.write_all(&content))
     }
 }
 

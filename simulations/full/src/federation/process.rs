@@ -110,17 +110,12 @@ impl Process {
         self.state().machine.wall_skew = ahead;
     }
 
-    /// Whether nothing can be written to its disk.
-    pub fn set_disk_full(&self, full: bool) {
-        self.state().machine.disk_full = full;
-    }
-
     /// In which all that it says is said.
     pub fn span(&self) -> Span {
         self.0.span.clone()
     }
 
-    /// Does something as the process would: with its clock and its disk, and in its name.
+    /// Does something as the process would: with its clock, and in its name.
     pub fn within<T>(&self, work: impl FnOnce() -> T) -> T {
         let view = self.state().machine;
         let before = time::enter_process(view);

@@ -223,7 +223,7 @@ impl World {
         let plan = node::Plan {
             node: index,
             federation: self.federation(),
-            directory: self.settings.directory.join(format!("node-{index}")),
+            directory: self.settings.directory.join(time::disk_of(index)),
             roles: if coordinates { Roles::Coordinator } else { Roles::Worker },
             candidacy: if elective { Candidacy::Elective } else { Candidacy::Fixed },
             services: services.iter().filter_map(name).collect(),

@@ -48,6 +48,8 @@ enum Item {
     End,
     /// With the code of a tunnel's stream, if it is one.
     Reset(Option<u32>),
+    /// A tunnel's stream is read no more, for this reason.
+    Stop(u32),
     /// A stream of this link begins.
     Open(u64),
     /// The link whose first connection this is ends.
@@ -94,6 +96,8 @@ struct End {
     /// This side has.
     finished: bool,
     broken: Option<Broken>,
+    /// The other side reads no more of a tunnel's stream, for this reason. What it has said can still be read.
+    unwanted: Option<u32>,
     /// Nobody holds this end any more.
     gone: bool,
     reader: Option<Waker>,
@@ -117,11 +121,17 @@ impl End {
             ended: false,
             finished: false,
             broken: None,
+            unwanted: None,
             gone: false,
             reader: None,
             writer: None,
             stopped: None,
         }
+    }
+
+    /// Why nothing can be written any more.
+    fn no_writing(&self) -> Option<Broken> {
+        self.broken.or(self.unwanted.map(Broken::Reset))
     }
 
     fn is_dead(&self) -> bool {
@@ -232,7 +242,7 @@ impl State {
             return Progress::Broken(Broken::Kind(io::ErrorKind::NotConnected));
         };
         let (writer, reader) = connection.ends(side);
-        if let Some(broken) = writer.broken {
+        if let Some(broken) = writer.no_writing() {
             return Progress::Broken(broken);
         }
         if writer.finished {
@@ -310,8 +320,23 @@ impl State {
         }
     }
 
-    /// Gives up both directions of a tunnel's stream: what is not sent yet is lost, and the other side is told why.
+    /// Gives up both directions of a tunnel's stream: what has not arrived yet is lost, and the other side is told why.
     pub(super) fn reset(&mut self, now: Duration, id: u64, side: Side, code: u32) {
+        self.drop_stream(now, id, side, Some(Item::Reset(Some(code))));
+    }
+
+    /// Lets go of a tunnel's stream, as QUIC does. What has been said to its end still arrives, and the other side is told that nobody
+    /// reads what it says, if it has not said its last.
+    pub(super) fn let_go(&mut self, now: Duration, id: u64, side: Side, code: u32) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let end = connection.end(side);
+        match (end.finished, end.ended) {
+            (true, ended) => self.drop_stream(now, id, side, (!ended).then_some(Item::Stop(code))),
+            (false, _) => self.reset(now, id, side, code),
+        }
+    }
+
+    fn drop_stream(&mut self, now: Duration, id: u64, side: Side, last: Option<Item>) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let end = connection.end(side);
         if std::mem::replace(&mut end.gone, true) {
@@ -320,8 +345,8 @@ impl State {
         end.finished = true;
         end.arrived.clear();
         let broken = end.broken.is_some();
-        if !broken {
-            self.send(now, id, side, Item::Reset(Some(code)));
+        if let Some(last) = last.filter(|_| !broken) {
+            self.send(now, id, side, last);
         }
         self.forget_if_over(id);
     }
@@ -332,16 +357,11 @@ impl State {
             return Some(Broken::Kind(io::ErrorKind::NotConnected));
         };
         let end = connection.end(side);
-        if end.broken.is_none() {
+        let why = end.no_writing();
+        if why.is_none() {
             end.stopped = Some(waker.clone());
         }
-        end.broken
-    }
-
-    /// Whether both sides of a stream have said their last.
-    pub(super) fn is_finished(&mut self, id: u64, side: Side) -> bool {
-        let end = self.connections.get_mut(&id).map(|connection| connection.end(side));
-        end.is_none_or(|end| end.finished && end.ended)
+        why
     }
 
     /// A stream of a link begins: its other end comes with its first packet.
@@ -444,6 +464,12 @@ impl State {
                     let broken = code.map_or(Broken::Kind(io::ErrorKind::ConnectionReset), Broken::Reset);
                     self.trace.event(at, from.node, to.node, kind::RESET, &code.unwrap_or_default().to_be_bytes());
                     self.break_off(id, side.other(), broken);
+                }
+                Item::Stop(code) => {
+                    self.trace.event(at, from.node, to.node, kind::STOP, &code.to_be_bytes());
+                    to.unwanted.get_or_insert(code);
+                    self.woken.extend(to.stopped.take());
+                    self.woken.extend(to.writer.take());
                 }
                 Item::Open(link) => {
                     self.trace.event(at, from.node, to.node, kind::CONNECTED, &id.to_be_bytes());

@@ -247,12 +247,9 @@ impl TunnelStream for SimStream {
 
 impl Drop for SimStream {
     fn drop(&mut self) {
-        let finished = self.stream.as_ref().is_some_and(|stream| {
+        if let Some(stream) = &self.stream {
             let (id, side) = stream.place();
-            self.network.with(|state, _| state.is_finished(id, side))
-        });
-        if !finished {
-            self.reset(reset::CANCELLED);
+            self.network.with(|state, now| state.let_go(now, id, side, reset::CANCELLED));
         }
     }
 }

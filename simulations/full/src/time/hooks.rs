@@ -6,6 +6,7 @@
 #![allow(unsafe_code, unreachable_pub)] // The linker sees them. There is no other way to put one's own function in the place of one of the C library.
 
 use std::cell::Cell;
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ const UPTIME: Duration = Duration::from_secs(1_000_000);
 /// The date when the simulation begins: 1 January 2026, 0:00 UTC.
 const DATE: Duration = Duration::from_secs(1_767_225_600);
 
+/// Nodes of one run, at most, whose disks can be full.
+const NODES_MAX: usize = 4096;
+
 thread_local! {
     /// Whether this is the simulation's thread.
     static ACTIVE: Cell<bool> = const { Cell::new(false) };
@@ -29,7 +33,9 @@ thread_local! {
     /// The state of the generator.
     static RANDOM: Cell<u64> = const { Cell::new(0) };
     /// What the process sees that is running.
-    static PROCESS: Cell<ProcessView> = const { Cell::new(ProcessView { wall_skew: Duration::ZERO, disk_full: false }) };
+    static PROCESS: Cell<ProcessView> = const { Cell::new(ProcessView { wall_skew: Duration::ZERO }) };
+    /// The nodes to whose disks nothing can be written, a bit each.
+    static FULL_DISKS: Cell<[u64; NODES_MAX / 64]> = const { Cell::new([0; NODES_MAX / 64]) };
     /// Calls that came here: shows that the linker took these functions.
     static CALLS: Cell<u64> = const { Cell::new(0) };
 }
@@ -67,13 +73,49 @@ pub fn wall_clock() -> Duration {
 pub struct ProcessView {
     /// How far its wall clock is ahead.
     pub wall_skew: Duration,
-    /// Nothing can be written to its disk.
-    pub disk_full: bool,
 }
 
 /// Who runs from now on sees this. Returns what was seen before.
 pub fn enter_process(view: ProcessView) -> ProcessView {
     PROCESS.replace(view)
+}
+
+/// The directory of a node's disk, below that of the run: whoever of its tasks writes there, that is how its disk is known.
+pub fn disk_of(node: u32) -> String {
+    format!("node-{node}")
+}
+
+/// Nothing can be written to the disk of this node from now on, or something can be again.
+pub fn set_disk_full(node: u32, full: bool) {
+    let (word, bit) = (node as usize / 64, node % 64);
+    let mut disks = FULL_DISKS.get();
+    if let Some(word) = disks.get_mut(word) {
+        *word = *word & !(1 << bit) | u64::from(full) << bit;
+    }
+    FULL_DISKS.set(disks);
+}
+
+/// Whether this open file is on a disk that is full.
+fn is_on_full_disk(file: c_int) -> bool {
+    let disks = FULL_DISKS.get();
+    if disks == [0; NODES_MAX / 64] {
+        return false;
+    }
+    // "/proc/self/fd/" and a number, with a zero at its end.
+    let mut name = [0_u8; 32];
+    let mut rest = &mut name[..31];
+    if write!(rest, "/proc/self/fd/{file}").is_err() {
+        return false;
+    }
+    let mut path = [0_u8; libc::PATH_MAX as usize];
+    // SAFETY: both are valid places, of the lengths that are said.
+    let length = unsafe { libc::syscall(libc::SYS_readlink, name.as_ptr(), path.as_mut_ptr(), path.len()) };
+    let path = usize::try_from(length).ok().and_then(|length| path.get(..length)).unwrap_or_default();
+    let node = path.split(|byte| *byte == b'/').find_map(|part| {
+        let digits = part.strip_prefix(b"node-")?;
+        std::str::from_utf8(digits).ok()?.parse::<usize>().ok()
+    });
+    node.and_then(|node| Some(disks.get(node / 64)? >> (node % 64) & 1 == 1)).unwrap_or(false)
 }
 
 /// Makes this thread the simulation's.
@@ -213,7 +255,7 @@ pub unsafe extern "C" fn getentropy(buffer: *mut c_void, length: size_t) -> c_in
 #[unsafe(no_mangle)]
 pub extern "C" fn fsync(file: c_int) -> c_int {
     if is_active() {
-        if !PROCESS.get().disk_full {
+        if !is_on_full_disk(file) {
             return 0;
         }
         // SAFETY: the place of this thread's error number.

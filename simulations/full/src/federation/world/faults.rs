@@ -11,6 +11,7 @@ use tracing::info;
 use super::super::hostile::Hostile;
 use super::super::node::NodeError;
 use super::World;
+use crate::time;
 
 /// How long a node that leaves has for its last words.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -63,7 +64,7 @@ impl World {
                 }
             }
             Effect::SlowCpu { node, per_message } => self.with_process(node, |process| process.set_slow(per_message.0)),
-            Effect::DiskFull { node } => self.with_process(node, |process| process.set_disk_full(true)),
+            Effect::DiskFull { node } => time::set_disk_full(node, true),
             Effect::CorruptSnapshot { node } => self.on_disk(node, flip_a_bit)?,
             Effect::Clone { of, node } => self.clone_node(of, node)?,
             Effect::Byzantine { node, malice } => self.start_hostile(node, malice, 0.0)?,
@@ -105,7 +106,7 @@ impl World {
                 }
             }
             Effect::SlowCpu { node, .. } => self.with_process(node, |process| process.set_slow(Duration::ZERO)),
-            Effect::DiskFull { node } => self.with_process(node, |process| process.set_disk_full(false)),
+            Effect::DiskFull { node } => time::set_disk_full(node, false),
             Effect::Clone { of, node } => {
                 self.kill(node).await?;
                 if let Some(place) = self.places.get_mut(&of) {
