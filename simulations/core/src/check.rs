@@ -240,12 +240,7 @@ fn due(world: &World, replicas: &[u32]) -> BTreeMap<Key, Version> {
         let Some(member) = world.member(node).filter(|member| is_trusted(&member.id())) else { continue };
         let id = member.id();
         let own = member.core.registry().records_of(&id);
-        // Whoever coordinates no longer has nobody to tell of those who were with it, nor that it is there, and is not asked; a Leave
-        // is heard by whoever is there to hear it.
-        let asked = own.filter(|signed| match signed.kind() {
-            Kind::ATTACHMENT | Kind::LEASE => member.coordinates(),
-            kind => kind != Kind::LEAVE,
-        });
+        let asked = own.filter(|signed| safety::is_for_all(signed.kind(), member.coordinates()));
         for signed in asked {
             let key = (id, signed.kind(), signed.subject().to_vec());
             if said_before(&key, signed.version()) {

@@ -58,6 +58,15 @@ pub fn seems_there_max(registry: &Registry) -> Duration {
     registry.limits().lease_ttl(registry.coordinators_known().max(1)) * 2 + LEASE_SLACK
 }
 
+/// Whether all must come to know what a node says of this kind. Whoever coordinates no longer has nobody to tell of those who were with
+/// it, nor that it is there, and is not asked; a Leave is heard by whoever is there to hear it.
+pub fn is_for_all(kind: Kind, coordinates: bool) -> bool {
+    match kind {
+        Kind::ATTACHMENT | Kind::LEASE => coordinates,
+        kind => kind != Kind::LEAVE,
+    }
+}
+
 /// Whether no more is held than the limits say.
 pub fn bounded(registry: &Registry) -> Option<Broken> {
     let limits = registry.limits();

@@ -7,6 +7,7 @@ use hedgerow_proto::id::NodeId;
 use hedgerow_proto::limits::Limits;
 use hedgerow_proto::record::{Kind, Version};
 use hedgerow_proto::registry::Registry;
+use hedgerow_sim_core::safety;
 use hedgerow_sim_model::results::{Sample, Violation};
 
 use super::super::evidence::Asked;
@@ -29,12 +30,14 @@ pub(super) struct Said {
 }
 
 impl World {
-    /// What every running node says of itself now.
+    /// What every running node says now, and all must come to know.
     pub(super) fn what_all_say(&self) -> Vec<Said> {
         let of_one = |(node, running): (u32, &Running)| {
             let writer = running.id();
             running.membership.replica.read(|registry| {
-                let said = registry.records_of(&writer).map(|signed| Said {
+                let own = registry.records_of(&writer);
+                let asked = own.filter(|signed| safety::is_for_all(signed.kind(), running.coordinates()));
+                let said = asked.map(|signed| Said {
                     node,
                     writer,
                     kind: signed.kind(),
