@@ -5,11 +5,13 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use hedgerow_sim_full::net::{Network, Stream, address};
+use hedgerow_proto::id::NodeId;
+use hedgerow_sim_full::net::{Network, SimLink, Stream, accept_link, address, dial_link};
 use hedgerow_sim_full::time;
 use hedgerow_sim_model::links::Links;
 use hedgerow_sim_model::plan::{Effect, Plan};
 use hedgerow_sim_model::scenario::{Scenario, Shape};
+use hedgerow_tunnel::link::Link;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const PORT: u16 = 80;
@@ -33,6 +35,17 @@ async fn connected(network: &Network, from: u32, to: u32) -> (Stream, Stream) {
     let listener = network.listen(to, PORT).unwrap();
     let (dialled, accepted) = tokio::join!(network.dial(from, address::of(to, PORT)), listener.accept());
     (dialled.unwrap(), accepted.unwrap().0)
+}
+
+/// A link from one node to another.
+async fn linked(network: &Network, from: u32, to: u32) -> (SimLink, SimLink) {
+    let listener = network.listen(to, PORT).unwrap();
+    let accepted = async {
+        let (first, address) = listener.accept().await.unwrap();
+        accept_link(network, first, NodeId([2; 32]), address).await.unwrap()
+    };
+    let (dialled, accepted) = tokio::join!(dial_link(network, from, NodeId([1; 32]), address::of(to, PORT)), accepted);
+    (dialled.unwrap(), accepted)
 }
 
 fn seconds() -> f64 {
@@ -165,5 +178,25 @@ fn a_slow_reader_holds_its_writer_up() {
         other.read_exact(&mut read).await.unwrap();
         let again = tokio::time::timeout(Duration::from_secs(1), one.write(&part)).await;
         assert!(again.is_ok(), "there is room again");
+    });
+}
+
+#[test]
+fn a_stream_that_is_let_go_of_after_its_last_word_is_heard_to_its_end_and_takes_no_more() {
+    on_network("", |network| async move {
+        let (one, other) = linked(&network, 0, 1).await;
+        let (mut asks, mut said) = (one.open().await.unwrap(), [0; 5]);
+        asks.write_all(b"asked").await.unwrap();
+        let mut answers = other.accept().await.unwrap();
+        answers.read_exact(&mut said).await.unwrap();
+        answers.write_all(b"the last word").await.unwrap();
+        answers.shutdown().await.unwrap();
+        drop(answers);
+        // It is told that nobody reads what it says, and by then all has arrived.
+        std::future::poll_fn(|cx| asks.poll_stopped(cx)).await;
+        assert!(asks.write_all(b"more").await.is_err());
+        let mut heard = Vec::new();
+        asks.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, b"the last word");
     });
 }

@@ -11,18 +11,23 @@ const SCENARIO: &str = program::scenario!("traced");
 
 /// The run, and what this node said in it.
 fn traced(node: u32) -> (Summary, Trace) {
+    traced_in(SCENARIO, node)
+}
+
+/// The same of another scenario.
+pub(super) fn traced_in(scenario: &str, node: u32) -> (Summary, Trace) {
     let folder = tempfile::tempdir().unwrap();
     let trace = |command: &mut Command| _ = command.args(["--trace", &node.to_string()]);
-    let summary = program::run_into(folder.path(), SCENARIO, 1, trace);
+    let summary = program::run_into(folder.path(), scenario, 1, trace);
     let text = std::fs::read_to_string(folder.path().join("trace.txt")).unwrap();
     (summary, Trace(text))
 }
 
-struct Trace(String);
+pub(super) struct Trace(String);
 
 impl Trace {
     /// How often this was said, and when for the first time.
-    fn said(&self, words: &str) -> (usize, f64) {
+    pub(super) fn said(&self, words: &str) -> (usize, f64) {
         let said = || self.0.lines().filter(|line| line.contains(words));
         let at = said().next().and_then(|line| line.split_once(" s  ")?.0.trim().parse().ok());
         (said().count(), at.unwrap_or(f64::NAN))
