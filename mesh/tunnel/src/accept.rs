@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use crate::frames::ControlStream;
-use crate::link::{BoxStream, Link, LinkClosed, Transport};
+use crate::link::{BoxStream, Link, LinkClosed, Transport, broken};
 use crate::tuning;
 use crate::watchdog::Watchdog;
 
@@ -560,6 +560,10 @@ impl TunnelEvents {
             let control = match control {
                 Ok(Some(control)) => control,
                 Ok(None) => return self.lost("the control stream ended").await,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    self.broke(&error.to_string());
+                    continue;
+                }
                 Err(error) => return self.lost(&error.to_string()).await,
             };
             self.shared.came();
@@ -604,14 +608,13 @@ impl TunnelEvents {
         let write = tokio::time::timeout(tuning::PONG_TIMEOUT, self.control.write(control)).await;
         match write {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => self.shared.link.close(close::PROTOCOL, &error.to_string()),
+            Ok(Err(error)) => drop(broken(&*self.shared.link, close::PROTOCOL, &error.to_string()).await),
             Err(_) => self.shared.link.close(close::STALLED, "the control stream is not read"),
         }
     }
 
     async fn lost(&mut self, reason: &str) -> TunnelEvent {
-        self.shared.link.close(close::PROTOCOL, reason);
-        let closed = self.shared.link.closed().await;
+        let closed = broken(&*self.shared.link, close::PROTOCOL, reason).await;
         self.ended(closed)
     }
 

@@ -1,5 +1,6 @@
 //! The node's side of a tunnel: dials an entry, joins, serves its streams, notices when nothing passes, and dials again.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use tracing::debug;
 
 use crate::accept::TunnelError;
 use crate::frames::ControlStream;
-use crate::link::{BoxFuture, Link, LinkClosed, Transport};
+use crate::link::{BoxFuture, Link, LinkClosed, Transport, broken};
 use crate::serve::{Activity, Services, serve_link};
 use crate::session::session;
 use crate::ways::Way;
@@ -342,8 +343,11 @@ pub(crate) async fn run(
                     continue;
                 }
                 Ok(Some(other)) => return give_up(&*link, close::PROTOCOL, &format!("unexpected {other:?}")),
-                Ok(None) => return give_up(&*link, close::GOING, "the other end has gone"),
-                Err(error) => return give_up(&*link, close::PROTOCOL, &error.to_string()),
+                Ok(None) => return End::Closed(broken(&*link, close::GOING, "the other end has gone").await),
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    return give_up(&*link, close::PROTOCOL, &error.to_string());
+                }
+                Err(error) => return End::Closed(broken(&*link, close::PROTOCOL, &error.to_string()).await),
             },
             // One whose sender is gone says nothing more, and must not be asked in a loop.
             Ok(()) = record.changed() => Control::Record(record.borrow_and_update().to_vec()),
@@ -382,12 +386,12 @@ pub(crate) async fn run(
 async fn say_within(link: &dyn Link, control: &mut ControlStream, say: Control) -> Result<(), End> {
     match timeout(tuning::PONG_TIMEOUT, control.write(&say)).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(give_up(link, close::PROTOCOL, &error.to_string())),
+        Ok(Err(error)) => Err(End::Closed(broken(link, close::PROTOCOL, &error.to_string()).await)),
         Err(_) => Err(give_up(link, close::STALLED, "the entry does not read the control stream")),
     }
 }
 
-/// Closes the connection; if it was closed already, that says more than our reason.
+/// Closes the connection.
 fn give_up(link: &dyn Link, code: u32, reason: &str) -> End {
     link.close(code, reason);
     End::Closed(LinkClosed { code: Some(code), reason: reason.to_owned() })

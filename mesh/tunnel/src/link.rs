@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use hedgerow_proto::id::NodeId;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
 
 use crate::tuning;
 
@@ -126,8 +127,25 @@ pub trait Link: Send + Sync + 'static {
     fn ping_interval(&self, lane: u16) -> Duration {
         if lane == 0 { tuning::PING_INTERVAL } else { tuning::PING_INTERVAL_LANE }
     }
+    /// How long after its streams have broken the word may come why the peer has closed the connection. Nothing where both come at
+    /// once.
+    fn last_words_timeout(&self) -> Duration {
+        Duration::ZERO
+    }
     /// What carries it.
     fn transport(&self) -> Transport {
         Transport::Other
+    }
+}
+
+/// A stream that lives as long as its connection has broken: waits for the peer's word why, and closes the connection if none comes.
+/// Says why the connection is no more.
+pub(crate) async fn broken(link: &dyn Link, code: u32, reason: &str) -> LinkClosed {
+    match timeout(link.last_words_timeout(), link.closed()).await {
+        Ok(closed) => closed,
+        Err(_) => {
+            link.close(code, reason);
+            LinkClosed { code: Some(code), reason: reason.to_owned() }
+        }
     }
 }

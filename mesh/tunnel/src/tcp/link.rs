@@ -233,6 +233,11 @@ impl Link for TcpLink {
         Duration::from_micros(self.shared.rtt_us.load(Ordering::Relaxed))
     }
 
+    fn last_words_timeout(&self) -> Duration {
+        // Over TCP they are the end of a stream like the others.
+        tuning::TCP_LAST_WORDS_TIMEOUT
+    }
+
     fn transport(&self) -> Transport {
         Transport::Tcp
     }

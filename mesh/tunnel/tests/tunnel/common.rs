@@ -391,18 +391,18 @@ impl Directory for Fixed {
     }
 }
 
-pub(crate) struct Node {
-    pub(crate) key: SecretKey,
-    pub(crate) connections: mpsc::UnboundedReceiver<DuplexStream>,
-    pub(crate) record: watch::Sender<Bytes>,
-    pub(crate) drain: watch::Sender<DrainState>,
-    pub(crate) leave: Arc<OnceLock<Bytes>>,
-    pub(crate) status: watch::Receiver<TunnelStatus>,
-    pub(crate) task: JoinHandle<()>,
+/// What a node dials with, and what it is told by.
+pub(crate) struct Parts {
+    key: SecretKey,
+    connections: mpsc::UnboundedReceiver<DuplexStream>,
+    record: watch::Sender<Bytes>,
+    drain: watch::Sender<DrainState>,
+    leave: Arc<OnceLock<Bytes>>,
+    pub(crate) config: DialConfig,
 }
 
-impl Node {
-    pub(crate) fn start(seed: u8, target: Target) -> Self {
+impl Parts {
+    pub(crate) fn new(seed: u8) -> Self {
         let key = SecretKey::from_seed([seed; 32]);
         let (services, connections) = TestServices::new();
         let record = watch::Sender::new(node_record(&key, 1));
@@ -424,6 +424,23 @@ impl Node {
             lanes_max: 4,
             seed: u64::from(seed),
         };
+        Self { key, connections, record, drain, leave, config }
+    }
+}
+
+pub(crate) struct Node {
+    pub(crate) key: SecretKey,
+    pub(crate) connections: mpsc::UnboundedReceiver<DuplexStream>,
+    pub(crate) record: watch::Sender<Bytes>,
+    pub(crate) drain: watch::Sender<DrainState>,
+    pub(crate) leave: Arc<OnceLock<Bytes>>,
+    pub(crate) status: watch::Receiver<TunnelStatus>,
+    pub(crate) task: JoinHandle<()>,
+}
+
+impl Node {
+    pub(crate) fn start(seed: u8, target: Target) -> Self {
+        let Parts { key, connections, record, drain, leave, config } = Parts::new(seed);
         let start = TunnelStatus { entry: None, state: TunnelState::Connecting, failures: 0 };
         let (say, status) = watch::channel(start);
         let task = tokio::spawn(maintain(config, Arc::new(Fixed(Mutex::new(target))), say));

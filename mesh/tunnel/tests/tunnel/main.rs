@@ -4,5 +4,6 @@
 
 mod common;
 mod exchanges;
+mod last_words;
 mod over_tcp;
 mod tunnels;
