@@ -52,6 +52,7 @@ mod handle;
 mod kademlia;
 mod lan;
 pub mod link;
+pub mod muxer;
 pub mod paths;
 pub mod relay;
 mod requests;
@@ -141,12 +142,12 @@ pub fn transport(key: &Keypair, by_entry: EntryTransport) -> Result<Boxed<(PeerI
         .upgrade(Version::V1Lazy)
         .authenticate(noise.clone())
         .multiplex(yamux.clone())
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+        .map(|(peer, muxer), _| (peer, muxer::ending(muxer)));
     let by_entry = by_entry
         .upgrade(Version::V1Lazy)
         .authenticate(noise)
         .multiplex(yamux)
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+        .map(|(peer, muxer), _| (peer, muxer::ending(muxer)));
     let mut config = quic::Config::new(key);
     config.max_concurrent_stream_limit = STREAMS_PER_CONNECTION_MAX;
     let quic = quic::tokio::Transport::new(config).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));

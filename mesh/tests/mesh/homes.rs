@@ -1,14 +1,20 @@
 //! A worker's one connection to its home: a tunnel over libp2p.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use hedgerow_mesh::host::link::{HomeDialer, Homes};
-use hedgerow_mesh::host::{Host, HostConfig, HostHandle, LanDiscovery, Part, keypair};
+use hedgerow_mesh::host::link::{HomeDialer, Homes, PeerLink};
+use hedgerow_mesh::host::{Host, HostConfig, HostHandle, LanDiscovery, Multiaddr, Part, keypair, peer_id};
 use hedgerow_proto::id::NodeId;
 use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::limits::Limits;
 use hedgerow_tunnel::Link;
+use hedgerow_tunnel::link::BoxStream;
+use libp2p::multiaddr::Protocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::common::{Coordinator, FEDERATION, PATIENCE, trust};
 
@@ -123,4 +129,138 @@ async fn workers_that_come_all_at_once_are_all_taken_in() {
     let all = futures_util::future::join_all(coming);
     let links = tokio::time::timeout(PATIENCE, all).await.unwrap();
     assert_eq!(links.len(), tokio::time::timeout(PATIENCE, taking_in).await.unwrap().unwrap().len());
+}
+
+/// A worker that `home` has taken in over this address.
+struct AtHome {
+    worker: HostHandle,
+    id: NodeId,
+    /// The control stream as either end has it, and the links, which would end it.
+    at_worker: (PeerLink, BoxStream),
+    at_home: (PeerLink, BoxStream),
+}
+
+impl AtHome {
+    async fn over(home: &Coordinator, address: Multiaddr) -> Self {
+        let mut homes = Homes::listen(&home.host).unwrap();
+        let (worker, id) = worker(9);
+        let dialer = HomeDialer::new(&worker).unwrap();
+        worker.connect(home.node(), vec![address]).await.unwrap();
+        let takes_in = async {
+            let link = homes.next().await.unwrap();
+            let mut control = link.open().await.unwrap();
+            control.write_u8(1).await.unwrap();
+            control.flush().await.unwrap();
+            (link, control)
+        };
+        let (link, at_home) = tokio::join!(dialer.dial(home.node()), takes_in);
+        let link = link.unwrap();
+        let mut control = link.accept().await.unwrap();
+        control.read_u8().await.unwrap();
+        Self { worker, id, at_worker: (link, control), at_home }
+    }
+}
+
+#[tokio::test]
+async fn streams_end_at_both_ends_when_either_closes_their_connection() {
+    for home_closes in [true, false] {
+        let home = Coordinator::start(&[]).await;
+        let scene = async {
+            let AtHome { worker, id, at_worker, at_home } = AtHome::over(&home, home.addresses[0].clone()).await;
+            let (mut reading, mut writing) = tokio::io::split(at_home.1);
+            let waits_for_room = async { while writing.write_all(&[7; 4096]).await.is_ok() {} };
+            let waits_for_words = async { assert!(reading.read_u8().await.is_err()) };
+            let closes = async {
+                match home_closes {
+                    true => home.host.disconnect(id).await,
+                    false => worker.disconnect(home.node()).await,
+                }
+            };
+            tokio::join!(waits_for_room, waits_for_words, closes);
+            let mut at_worker = at_worker;
+            // What had arrived is read, and then it is said that this is not all.
+            let end = at_worker.1.read_to_end(&mut Vec::new()).await;
+            assert!(end.is_err(), "{end:?}");
+        };
+        tokio::time::timeout(PATIENCE, scene).await.expect("all have ended");
+    }
+}
+
+/// A way to a host over which nothing comes back any more from when `dies` becomes true, and nobody is told.
+struct DyingPath {
+    address: Multiaddr,
+    dies: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl DyingPath {
+    async fn to(host: &Multiaddr) -> Self {
+        let host = socket_address(host);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let dies = watch::Sender::new(false);
+        let mut dead = dies.subscribe();
+        let task = tokio::spawn(async move {
+            let (near, _) = listener.accept().await.unwrap();
+            let far = TcpStream::connect(host).await.unwrap();
+            let ((mut from_near, mut to_near), (mut from_far, mut to_far)) = (near.into_split(), far.into_split());
+            let back = async {
+                tokio::select! {
+                    _ = tokio::io::copy(&mut from_far, &mut to_near) => return,
+                    _ = dead.wait_for(|dead| *dead) => {}
+                }
+                std::future::pending().await
+            };
+            let _ = tokio::join!(tokio::io::copy(&mut from_near, &mut to_far), back);
+        });
+        Self { address: format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap(), dies, task }
+    }
+}
+
+impl Drop for DyingPath {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn socket_address(host: &Multiaddr) -> (Ipv4Addr, u16) {
+    match host.iter().collect::<Vec<_>>()[..] {
+        [Protocol::Ip4(ip), Protocol::Tcp(port), ..] => (ip, port),
+        _ => panic!("{host}"),
+    }
+}
+
+#[tokio::test]
+async fn a_path_that_is_dead_holds_no_close_up() {
+    /// Bytes that a stream of yamux takes though nothing goes out: eight of its frames, of ten.
+    const WAITING_BYTES: usize = 128 * 1024;
+    /// With so many streams that is more than the kernel takes.
+    const STREAMS: usize = 64;
+    let home = Coordinator::start(&[]).await;
+    let path = DyingPath::to(&home.addresses[0]).await;
+    let scene = async {
+        let AtHome { worker: _worker, id, at_worker, at_home } = AtHome::over(&home, path.address.clone()).await;
+        let mut streams = Vec::new();
+        for _ in 0..STREAMS {
+            let accept = async {
+                let mut there = at_worker.0.accept().await.unwrap();
+                there.write_u8(1).await.unwrap();
+                there.flush().await.unwrap();
+                there
+            };
+            let (here, there) = tokio::join!(at_home.0.open(), accept);
+            let mut here = here.unwrap();
+            here.read_u8().await.unwrap();
+            streams.push((here, there));
+        }
+        path.dies.send_replace(true);
+        for (here, _) in &mut streams {
+            // An error: the host has noticed by its pings, and closes.
+            let _ = here.write_all(&[7; WAITING_BYTES]).await;
+        }
+        let worker = peer_id(id).unwrap();
+        home.host.disconnect(id).await;
+        home.host.status().wait_for(|status| !status.peers.contains(&worker)).await.unwrap();
+    };
+    tokio::time::timeout(PATIENCE, scene).await.expect("it is closed");
 }

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Ready, ready};
 use hedgerow_mesh::host::Multiaddr;
+use hedgerow_mesh::host::muxer::ending;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{Boxed, DialOpts, ListenerId, TransportError, TransportEvent};
 use libp2p::core::upgrade::Version;
@@ -39,12 +40,12 @@ pub fn upgraded(
         Security::Noise => upgrade
             .authenticate(noise::Config::new(key)?)
             .multiplex(yamux::Config::default())
-            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+            .map(|(peer, muxer), _| (peer, ending(muxer)))
             .boxed(),
         Security::Plaintext => upgrade
             .authenticate(plaintext::Config::new(key))
             .multiplex(yamux::Config::default())
-            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+            .map(|(peer, muxer), _| (peer, ending(muxer)))
             .boxed(),
     })
 }
