@@ -153,7 +153,16 @@ pub fn transport(key: &Keypair, by_entry: EntryTransport) -> Result<Boxed<(PeerI
     let quic = quic::tokio::Transport::new(config).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     // Each takes only addresses of its own.
     let all = by_entry.or_transport(quic.or_transport(tcp).map(|either, _| either.into_inner()));
-    Ok(TransportTimeout::new(all.map(|either, _| either.into_inner()), SETUP_TIMEOUT).boxed())
+    Ok(in_time(all.map(|either, _| either.into_inner())))
+}
+
+/// A transport whose connections are given up that do not come up in time, with all that a connection needs.
+pub fn in_time<T>(transport: T) -> Boxed<(PeerId, StreamMuxerBox)>
+where
+    T: Transport<Output = (PeerId, StreamMuxerBox), Error: Send + Sync, Dial: Send, ListenerUpgrade: Send>,
+    T: Send + Unpin + 'static,
+{
+    TransportTimeout::new(transport, SETUP_TIMEOUT).boxed()
 }
 
 /// The tokio executor, for the binaries.
@@ -343,13 +352,9 @@ impl Host {
     /// are trusted to be who they are; on the way to peers it is no more than a second lock.
     pub fn spawn(config: HostConfig, tls: Arc<ClientConfig>, lan: LanDiscovery) -> Result<HostHandle, HostError> {
         let (arrivals, arriving) = paths::arrivals();
-        let transport = transport(&config.key, EntryTransport::new(tls, arriving))?;
+        let transport = transport(&config.key, EntryTransport::new(paths::system(tls), arriving))?;
         let (mut host, handle) = Self::new(config, transport, TokioExecutor)?;
-        let handle = match host.registry {
-            Some(_) => host.listen_for_entries(handle, arrivals)?,
-            // Nobody has a reason to come to a worker.
-            None => handle,
-        };
+        let handle = host.listen_for_entries(handle, arrivals)?;
         if lan == LanDiscovery::On {
             host.discover();
         }
@@ -357,7 +362,12 @@ impl Host {
         Ok(handle)
     }
 
-    fn listen_for_entries(&mut self, handle: HostHandle, arrivals: Arrivals) -> Result<HostHandle, HostError> {
+    /// Takes in who comes by way of entries, by the [`EntryTransport`] that these arrivals are for. Nobody has a reason to come to a
+    /// worker: its host listens for none.
+    pub fn listen_for_entries(&mut self, handle: HostHandle, arrivals: Arrivals) -> Result<HostHandle, HostError> {
+        if self.registry.is_none() {
+            return Ok(handle);
+        }
         let here = EntryTransport::here();
         let listening = self.swarm.listen_on(here.clone());
         listening.map_err(|error| HostError::Listen { address: here, reason: error.to_string() })?;

@@ -114,7 +114,10 @@ pub async fn join(settings: Settings) -> Result<(), Failure> {
     };
     let entries = Entries::new(bootstrap, config_for, node.seed());
     node.set_entries(entries.clone());
-    tokio::spawn(by_entry::follow(Arc::downgrade(&node), entries.clone()));
+    tokio::spawn({
+        let (changes, entries, node) = (entries.changes(), entries.clone(), Arc::downgrade(&node));
+        by_entry::follow(changes, move || entries.up(), move || Some(node.upgrade()?.meshes()))
+    });
     tokio::spawn(remembered::keep(Arc::downgrade(&node), entries.clone(), settings.entries.clone()));
     let following = tokio::spawn(entries.clone().follow(settings.entries));
 

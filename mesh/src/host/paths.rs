@@ -20,7 +20,8 @@ mod target;
 mod transport;
 mod websocket;
 
-pub use transport::{Arrivals, EntryTransport, arrivals};
+pub use transport::{Arrivals, At, Connect, EntryTransport, arrivals, system};
+pub use websocket::BoxIo;
 
 /// Where an entry has coordinators.
 const PREFIX: &str = "/mesh/peer/";

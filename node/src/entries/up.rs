@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use hedgerow_proto::id::{FederationId, NodeId};
-use hedgerow_tunnel::TunnelState;
 use hedgerow_tunnel::link::Transport;
+use hedgerow_tunnel::{TunnelState, TunnelStatus};
 use tokio::time::Instant;
 
 use super::{Entries, lock};
@@ -27,20 +27,32 @@ pub struct UpEntry {
     pub since: Instant,
 }
 
+impl UpEntry {
+    /// This entry, if its tunnel is up.
+    pub fn of(
+        (entry, url, federation): (NodeId, &EntryUrl, FederationId),
+        addresses: impl IntoIterator<Item = IpAddr>,
+        status: &TunnelStatus,
+    ) -> Option<Self> {
+        let TunnelState::Up(up) = &status.state else { return None };
+        Some(Self {
+            entry,
+            url: url.clone(),
+            federation,
+            addresses: addresses.into_iter().collect(),
+            observer: up.remote.filter(|_| up.transport == Transport::Quic),
+            since: up.since,
+        })
+    }
+}
+
 impl Entries {
     /// Those whose tunnel is up, in order of key.
     pub fn up(&self) -> Vec<UpEntry> {
         let tunnels = lock(&self.tunnels);
-        let up = tunnels.iter().filter_map(|(id, followed)| match &followed.status.borrow().state {
-            TunnelState::Up(up) => Some(UpEntry {
-                entry: *id,
-                url: followed.url.clone(),
-                federation: followed.federation,
-                addresses: followed.addresses.keys().copied().collect(),
-                observer: up.remote.filter(|_| up.transport == Transport::Quic),
-                since: up.since,
-            }),
-            _ => None,
+        let up = tunnels.iter().filter_map(|(id, followed)| {
+            let entry = (*id, &followed.url, followed.federation);
+            UpEntry::of(entry, followed.addresses.keys().copied(), &followed.status.borrow())
         });
         up.collect()
     }

@@ -2,7 +2,7 @@
 //! taken back when the tunnel has been gone for a while. And which of the entries can say from where this node's datagrams come.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Weak;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hedgerow_mesh::host::Multiaddr;
@@ -10,11 +10,12 @@ use hedgerow_mesh::host::paths::{Security, at_entry};
 use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::limits::Limits;
 use hedgerow_proto::scope::Scope;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use crate::entries::{Entries, UpEntry};
+use crate::entries::UpEntry;
 use crate::entry_url::{EntryUrl, Scheme};
-use crate::node::Node;
+use crate::mesh::Mesh;
 
 /// How long an address is told after its tunnel has gone. An entry that restarts is back by then, and nobody need be told twice.
 const TAKE_BACK_AFTER: Duration = Duration::from_secs(10);
@@ -76,26 +77,26 @@ impl Told {
     }
 }
 
-/// Tells the node's parts on the mesh where they are reached by way of entries, and when an entry has come back: for as long as the
-/// node runs.
-pub async fn follow(node: Weak<Node>, entries: std::sync::Arc<Entries>) {
-    let mut changes = entries.changes();
+/// Tells the node's parts on the mesh where they are reached by way of entries, and when an entry has come back: for as long as there
+/// are such parts (`meshes`) and somebody says when something has changed. `up` are the entries whose tunnel is up.
+pub async fn follow(
+    mut changes: watch::Receiver<u64>,
+    up: impl Fn() -> Vec<UpEntry>,
+    meshes: impl Fn() -> Option<Vec<Arc<Mesh>>>,
+) {
     let (mut told, mut known_up) = (Told::default(), BTreeSet::new());
     loop {
         changes.mark_unchanged();
-        let up = entries.up();
+        let up = up();
         told.look(Instant::now(), &up);
         let now_up: BTreeSet<_> = up.iter().map(|up| (up.federation, up.entry, up.since)).collect();
-        {
-            let Some(node) = node.upgrade() else { return };
-            let me = node.identity.key().id();
-            for mesh in node.meshes() {
-                mesh.has_addresses_at_entries(told.addresses(mesh.federation, me));
-                let here = up.iter().filter(|up| up.federation == mesh.federation);
-                mesh.has_observers(here.filter_map(|up| up.observer).collect());
-                if now_up.difference(&known_up).any(|(federation, ..)| *federation == mesh.federation) {
-                    mesh.entry_came_up();
-                }
+        let Some(meshes) = meshes() else { return };
+        for mesh in meshes {
+            mesh.has_addresses_at_entries(told.addresses(mesh.federation, mesh.replica.node()));
+            let here = up.iter().filter(|up| up.federation == mesh.federation);
+            mesh.has_observers(here.filter_map(|up| up.observer).collect());
+            if now_up.difference(&known_up).any(|(federation, ..)| *federation == mesh.federation) {
+                mesh.entry_came_up();
             }
         }
         known_up = now_up;

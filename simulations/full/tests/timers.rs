@@ -100,7 +100,7 @@ fn a_heartbeat_that_nothing_wakes_stalls_as_with_the_original_timer() {
         let (_, layout) = Plan::draw(&scenario, seed);
         let network = Network::new(Links::new(&scenario, &layout, seed), 1);
         let key = identity::Keypair::generate_ed25519();
-        let transport = upgraded(&network, 0, &key, Security::Plaintext).unwrap();
+        let transport = upgraded(&network, 0, &key, Security::Plaintext, None).unwrap();
         let authenticity = gossipsub::MessageAuthenticity::Signed(key.clone());
         let mut behaviour: gossipsub::Behaviour =
             gossipsub::Behaviour::new(authenticity, gossipsub::Config::default()).unwrap();

@@ -50,18 +50,45 @@ pub fn arrivals() -> (Arrivals, mpsc::Receiver<BoxStream>) {
     (Arrivals(sender), receiver)
 }
 
+/// Where an entry is connected to.
+#[derive(Debug, Clone)]
+pub struct At {
+    /// Its address.
+    pub address: SocketAddr,
+    /// The name in its certificate; none for an entry in the clear.
+    pub tls: Option<ServerName<'static>>,
+}
+
+/// Makes connections to entries.
+pub type Connect = dyn Fn(At) -> BoxFuture<'static, io::Result<BoxIo>> + Send + Sync;
+
+/// The connections of the binaries: TCP, and TLS to entries that `tls` trusts.
+pub fn system(tls: Arc<ClientConfig>) -> Arc<Connect> {
+    Arc::new(move |at| {
+        let tls = tls.clone();
+        Box::pin(async move {
+            let stream = TcpStream::connect(at.address).await?;
+            stream.set_nodelay(true)?;
+            Ok(match at.tls {
+                None => Box::new(stream) as BoxIo,
+                Some(name) => Box::new(TlsConnector::from(tls).connect(name, stream).await?),
+            })
+        })
+    })
+}
+
 /// The transport. Above it come noise and yamux, as above TCP.
 pub struct EntryTransport {
-    tls: Arc<ClientConfig>,
+    connect: Arc<Connect>,
     arriving: mpsc::Receiver<BoxStream>,
     listener: Option<ListenerId>,
     events: VecDeque<TransportEvent<BoxFuture<'static, io::Result<ByteStream>>, io::Error>>,
 }
 
 impl EntryTransport {
-    /// It dials entries that `tls` trusts. `arriving` is what it listens on.
-    pub fn new(tls: Arc<ClientConfig>, arriving: mpsc::Receiver<BoxStream>) -> Self {
-        Self { tls, arriving, listener: None, events: VecDeque::new() }
+    /// It dials entries by `connect`. `arriving` is what it listens on.
+    pub fn new(connect: Arc<Connect>, arriving: mpsc::Receiver<BoxStream>) -> Self {
+        Self { connect, arriving, listener: None, events: VecDeque::new() }
     }
 
     /// What to listen on. It stands for all entries, says nothing about any of them, and cannot be dialled.
@@ -108,8 +135,8 @@ impl Transport for EntryTransport {
 
     fn dial(&mut self, address: Multiaddr, _: DialOpts) -> Result<Self::Dial, TransportError<io::Error>> {
         let Some(target) = Target::of(&address) else { return Err(TransportError::MultiaddrNotSupported(address)) };
-        let tls = self.tls.clone();
-        Ok(Box::pin(async move { dial(&target, tls).await }))
+        let connect = self.connect.clone();
+        Ok(Box::pin(async move { dial(&target, &*connect).await }))
     }
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
@@ -131,7 +158,7 @@ impl Transport for EntryTransport {
 }
 
 /// At one address after the other: behind one name there may be several entries, and not all need have a tunnel of the peer's.
-async fn dial(target: &Target, tls: Arc<ClientConfig>) -> io::Result<ByteStream> {
+async fn dial(target: &Target, connect: &Connect) -> io::Result<ByteStream> {
     let addresses: Vec<SocketAddr> = match &target.host {
         Host::Address(address) => vec![(*address, target.port).into()],
         Host::Name(name, family) => {
@@ -141,7 +168,7 @@ async fn dial(target: &Target, tls: Arc<ClientConfig>) -> io::Result<ByteStream>
     };
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in addresses {
-        match timeout(ADDRESS_TIMEOUT, dial_at(address, target, &tls)).await {
+        match timeout(ADDRESS_TIMEOUT, dial_at(address, target, connect)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => last = error,
             Err(_) => last = io::ErrorKind::TimedOut.into(),
@@ -150,15 +177,10 @@ async fn dial(target: &Target, tls: Arc<ClientConfig>) -> io::Result<ByteStream>
     Err(last)
 }
 
-async fn dial_at(address: SocketAddr, target: &Target, tls: &Arc<ClientConfig>) -> io::Result<ByteStream> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    let io: BoxIo = match target.security {
-        Security::Plain => Box::new(stream),
-        Security::Tls => {
-            let name = ServerName::try_from(target.name()).map_err(io::Error::other)?;
-            Box::new(TlsConnector::from(tls.clone()).connect(name, stream).await?)
-        }
+async fn dial_at(address: SocketAddr, target: &Target, connect: &Connect) -> io::Result<ByteStream> {
+    let tls = match target.security {
+        Security::Plain => None,
+        Security::Tls => Some(ServerName::try_from(target.name()).map_err(io::Error::other)?),
     };
-    websocket::ask(io, &target.url()).await
+    websocket::ask(connect(At { address, tls }).await?, &target.url()).await
 }

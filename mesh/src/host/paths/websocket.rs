@@ -23,9 +23,10 @@ const BUFFER_BYTES: usize = 16 * 1024;
 const HEAD_BYTES: usize = 1024;
 
 /// Something with bytes both ways.
-pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
-pub(super) type BoxIo = Box<dyn Io>;
+/// Boxed.
+pub type BoxIo = Box<dyn Io>;
 
 /// The stream of bytes.
 pub struct ByteStream {

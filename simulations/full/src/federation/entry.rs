@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use hedgerow_entry::embedded::Embedded;
+use hedgerow_node::entry_url::{EntryUrl, Scheme};
 use hedgerow_proto::id::{FederationId, NodeId};
 use hedgerow_proto::key::SecretKey;
 use hedgerow_proto::limits::Limits;
@@ -49,6 +50,12 @@ impl Entry {
     /// Where clients ask.
     pub(super) fn clients(&self) -> SocketAddr {
         address::of(self.node, HTTP_PORT)
+    }
+
+    /// As an operator would write it.
+    pub(super) fn url(&self) -> EntryUrl {
+        let at = self.clients();
+        EntryUrl { scheme: Scheme::Http, host: at.ip().to_string(), port: at.port() }
     }
 
     /// Starts it; it knows nothing.

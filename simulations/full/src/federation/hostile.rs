@@ -151,7 +151,7 @@ impl Host {
         let Hostile { node, federation, limits, key, malice, invents_per_second, security, seed } = hostile;
         let seed = |what| random::number(seed, what, 0);
         let (now, pair) = (time::now(), keypair(&key).map_err(|error| error.to_string())?);
-        let transport = upgraded(network, node, &pair, security).map_err(|error| error.to_string())?;
+        let transport = upgraded(network, node, &pair, security, None).map_err(|error| error.to_string())?;
         let peers = StreamProtocol::try_from_owned(name(federation, "peer/1")).map_err(|error| error.to_string())?;
         let behaviour = Behaviour::new(&pair, federation, peers.clone())?;
         let config = libp2p::swarm::Config::with_executor(process).with_idle_connection_timeout(IDLE_TIMEOUT);

@@ -6,12 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use hedgerow_mesh::clock::Clock;
 use hedgerow_mesh::data_dir::{DataDir, Waiting};
+use hedgerow_mesh::host::paths::{self, EntryTransport};
 use hedgerow_mesh::host::{Host, HostConfig, HostError};
 use hedgerow_mesh::replica::Replica;
+use hedgerow_node::entries::UpEntry;
 use hedgerow_node::identity::Identity;
 use hedgerow_node::membership::{self, Member, Membership, Profile};
+use hedgerow_node::mesh::{Mesh, by_entry};
 use hedgerow_node::platform::{Connect, Platform};
 use hedgerow_node::probe;
 use hedgerow_node::service_spec::{ServiceAddress, ServiceSpec};
@@ -32,7 +36,7 @@ use tracing::{Instrument, info, warn};
 use super::clock::MachineClock;
 use super::entry::{Entry, WayTo};
 use super::process::Process;
-use crate::net::transport::{Security, upgraded};
+use crate::net::transport::{Security, to_entries, upgraded};
 use crate::net::{Network, address};
 
 /// Where coordinators listen.
@@ -164,7 +168,8 @@ impl Plan {
             process.spawn(maintain(config.clone(), Arc::new(way), sender));
             status
         });
-        let tunnels = tunnels.collect();
+        let tunnels: Vec<_> = tunnels.collect();
+        process.spawn(follow_entries(entries.to_vec(), tunnels.clone(), membership.mesh.clone()));
         for service in services.iter() {
             let (services, service) = (services.clone(), service.clone());
             process.spawn(async move { probe::watch(&services, &service, || {}).await });
@@ -180,9 +185,12 @@ impl Plan {
     fn platform(&self, network: &Network, clock: Arc<dyn Clock>, process: Process) -> Platform {
         let (network, node, security) = (network.clone(), self.node, self.security);
         let spawn_host = move |config: HostConfig| {
-            let transport = upgraded(&network, node, &config.key, security);
+            let (arrivals, arriving) = paths::arrivals();
+            let by_entry = EntryTransport::new(to_entries(&network, node), arriving);
+            let transport = upgraded(&network, node, &config.key, security, Some(by_entry));
             let transport = transport.map_err(|error| HostError::Setup(error.to_string()))?;
-            let (host, handle) = Host::new(config, transport, process.clone())?;
+            let (mut host, handle) = Host::new(config, transport, process.clone())?;
+            let handle = host.listen_for_entries(handle, arrivals)?;
             process.spawn(host.run());
             Ok(handle)
         };
@@ -243,6 +251,26 @@ impl Running {
         ended.map_err(|_| NodeError::LivesOn { node })?;
         before.restore(&plan.directory).map_err(|error| NodeError::Disk { node, error })
     }
+}
+
+/// Tells the node's part on the mesh where it is reached by way of entries, as the binary does.
+async fn follow_entries(entries: Vec<Entry>, tunnels: Vec<watch::Receiver<TunnelStatus>>, mesh: Arc<Mesh>) {
+    let changed = watch::Sender::new(0);
+    let mut each: Vec<_> = tunnels.clone();
+    let up = || {
+        let up = entries.iter().zip(&tunnels).filter_map(|(entry, tunnel)| {
+            let known = (entry.key.id(), &entry.url(), entry.federation);
+            UpEntry::of(known, [entry.clients().ip()], &tunnel.borrow())
+        });
+        up.collect()
+    };
+    let telling = by_entry::follow(changed.subscribe(), up, || Some(vec![mesh.clone()]));
+    let noticing = each.iter_mut().map(async |tunnel| {
+        while tunnel.changed().await.is_ok() {
+            changed.send_modify(|times| *times += 1);
+        }
+    });
+    tokio::join!(telling, join_all(noticing));
 }
 
 /// Says what this version cannot read, whenever the node begins to coordinate: what a worker says beside its own record goes nowhere.

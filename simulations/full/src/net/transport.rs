@@ -3,12 +3,14 @@
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Ready, ready};
-use hedgerow_mesh::host::Multiaddr;
+use futures_util::{AsyncRead, AsyncWrite, FutureExt};
 use hedgerow_mesh::host::muxer::ending;
+use hedgerow_mesh::host::paths::{BoxIo, Connect, EntryTransport};
+use hedgerow_mesh::host::{Multiaddr, in_time};
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{Boxed, DialOpts, ListenerId, TransportError, TransportEvent};
 use libp2p::core::upgrade::Version;
@@ -27,14 +29,46 @@ pub enum Security {
     Plaintext,
 }
 
-/// A node's transport, up to the point where the product's own begins to be the same: keys, then streams by yamux.
+/// A node's transport, up to the point where the product's own begins to be the same: keys, then streams by yamux. `by_entry` are the
+/// ways by entries, for a node that has any.
 pub fn upgraded(
     network: &Network,
     node: u32,
     key: &Keypair,
     security: Security,
+    by_entry: Option<EntryTransport>,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, noise::Error> {
-    let transport = SimTransport { network: network.clone(), node, listeners: Vec::new(), events: VecDeque::new() };
+    let direct = SimTransport { network: network.clone(), node, listeners: Vec::new(), events: VecDeque::new() };
+    let direct = secured(direct, key, security)?;
+    Ok(match by_entry {
+        None => in_time(direct),
+        Some(by_entry) => {
+            // Each takes only addresses of its own.
+            let all = secured(by_entry, key, security)?.or_transport(direct);
+            in_time(all.map(|either, _| either.into_inner()))
+        }
+    })
+}
+
+/// How entries are connected to.
+pub fn to_entries(network: &Network, node: u32) -> Arc<Connect> {
+    let network = network.clone();
+    Arc::new(move |at| {
+        let network = network.clone();
+        Box::pin(async move {
+            if at.tls.is_some() {
+                return Err(io::Error::new(io::ErrorKind::Unsupported, "entries have no TLS here"));
+            }
+            Ok(Box::new(network.dial(node, at.address).await?) as BoxIo)
+        })
+    })
+}
+
+fn secured<T>(transport: T, key: &Keypair, security: Security) -> Result<Boxed<(PeerId, StreamMuxerBox)>, noise::Error>
+where
+    T: Transport<Error: Send + Sync, Dial: Send, ListenerUpgrade: Send> + Send + Unpin + 'static,
+    T::Output: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let upgrade = transport.upgrade(Version::V1Lazy);
     Ok(match security {
         Security::Noise => upgrade
