@@ -15,8 +15,9 @@
 //! ```
 //!
 //! or, in the place of ACCEPT, REFUSE(reason), and nothing ran. With no slot free the node refuses at once, unless the entry
-//! has nowhere else to go and asks to stand in line ([`WhenFull`]). Either side's end of stream is the end of its bytes (a
-//! half-close, passed on); a reset is a cancellation and closes the service's socket.
+//! has nowhere else to go and asks to stand in line ([`WhenFull`]). Either side says END after the last of its bytes and ends its
+//! stream (a half-close, passed on): not every transport tells the end of a stream from one that was cut off. A reset, and an end
+//! within an exchange without END, is a cancellation and closes the service's socket.
 //!
 //! A frame is one byte of type, three bytes of length (big-endian), and as many bytes of payload.
 
@@ -52,6 +53,8 @@ pub enum FrameType {
     Control = 5,
     /// Either way, on a stream of kind [`StreamKind::Sync`]: a message of the registry's synchronisation.
     Sync = 6,
+    /// Either way: the sender's bytes of the exchange end here, and its stream with them; empty.
+    End = 7,
 }
 
 impl FrameType {
@@ -65,6 +68,7 @@ impl FrameType {
             4 => Self::Release,
             5 => Self::Control,
             6 => Self::Sync,
+            7 => Self::End,
             _ => return None,
         })
     }

@@ -105,6 +105,7 @@ fn written() -> Vec<(String, Vec<u8>)> {
     }
     let header = FrameHeader { frame_type: FrameType::Data, payload_bytes: 65536 };
     put("frame data header", header.encode().to_vec());
+    put("frame end", FrameHeader { frame_type: FrameType::End, payload_bytes: 0 }.encode().to_vec());
     let preface = Preface {
         kind: StreamKind::Http,
         node: Some(NodeId([6; 32])),

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use crate::frames::ControlStream;
-use crate::link::{BoxStream, Link, LinkClosed, Transport, broken};
+use crate::link::{BoxStream, Link, LinkClosed, Transport, last_words};
 use crate::tuning;
 use crate::watchdog::Watchdog;
 
@@ -562,7 +562,8 @@ impl TunnelEvents {
                 Ok(None) => return self.lost("the control stream ended").await,
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     self.broke(&error.to_string());
-                    continue;
+                    let closed = self.shared.link.closed().await;
+                    return self.ended(closed);
                 }
                 Err(error) => return self.lost(&error.to_string()).await,
             };
@@ -608,13 +609,16 @@ impl TunnelEvents {
         let write = tokio::time::timeout(tuning::PONG_TIMEOUT, self.control.write(control)).await;
         match write {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => drop(broken(&*self.shared.link, close::PROTOCOL, &error.to_string()).await),
+            // The close is the next event.
+            Ok(Err(error)) => drop(self.lost(&error.to_string()).await),
             Err(_) => self.shared.link.close(close::STALLED, "the control stream is not read"),
         }
     }
 
     async fn lost(&mut self, reason: &str) -> TunnelEvent {
-        let closed = broken(&*self.shared.link, close::PROTOCOL, reason).await;
+        // Whatever the peer has to say: it is asked for nothing any more.
+        self.shared.raise(Liveness::Closed);
+        let closed = last_words(&*self.shared.link, close::PROTOCOL, reason).await;
         self.ended(closed)
     }
 

@@ -18,7 +18,7 @@ use tracing::debug;
 
 use crate::accept::TunnelError;
 use crate::frames::ControlStream;
-use crate::link::{BoxFuture, Link, LinkClosed, Transport, broken};
+use crate::link::{BoxFuture, Link, LinkClosed, Transport, last_words};
 use crate::serve::{Activity, Services, serve_link};
 use crate::session::session;
 use crate::ways::Way;
@@ -343,11 +343,11 @@ pub(crate) async fn run(
                     continue;
                 }
                 Ok(Some(other)) => return give_up(&*link, close::PROTOCOL, &format!("unexpected {other:?}")),
-                Ok(None) => return End::Closed(broken(&*link, close::GOING, "the other end has gone").await),
+                Ok(None) => return End::Closed(last_words(&*link, close::GOING, "the other end has gone").await),
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     return give_up(&*link, close::PROTOCOL, &error.to_string());
                 }
-                Err(error) => return End::Closed(broken(&*link, close::PROTOCOL, &error.to_string()).await),
+                Err(error) => return End::Closed(last_words(&*link, close::PROTOCOL, &error.to_string()).await),
             },
             // One whose sender is gone says nothing more, and must not be asked in a loop.
             Ok(()) = record.changed() => Control::Record(record.borrow_and_update().to_vec()),
@@ -386,7 +386,7 @@ pub(crate) async fn run(
 async fn say_within(link: &dyn Link, control: &mut ControlStream, say: Control) -> Result<(), End> {
     match timeout(tuning::PONG_TIMEOUT, control.write(&say)).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(End::Closed(broken(link, close::PROTOCOL, &error.to_string()).await)),
+        Ok(Err(error)) => Err(End::Closed(last_words(link, close::PROTOCOL, &error.to_string()).await)),
         Err(_) => Err(give_up(link, close::STALLED, "the entry does not read the control stream")),
     }
 }

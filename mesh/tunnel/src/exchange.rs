@@ -71,6 +71,7 @@ pub fn exchange(stream: BoxStream) -> (ExchangeIo, Exchange) {
         stream: Some(stream),
         out: BytesMut::new(),
         data_left: 0,
+        finished: false,
         incoming: Incoming::Header { bytes: [0; HEADER_BYTES], filled: 0 },
         phase: Phase::Idle,
         breakage: None,
@@ -123,6 +124,8 @@ struct Inner {
     out: BytesMut,
     /// What is still to come of the DATA frame whose header has gone out.
     data_left: usize,
+    /// The client's bytes have ended.
+    finished: bool,
     incoming: Incoming,
     phase: Phase,
     breakage: Option<Breakage>,
@@ -216,13 +219,14 @@ impl Inner {
                 Incoming::Header { bytes, filled } => {
                     match ready!(poll_fill(stream, cx, bytes, filled)) {
                         Ok(Filled::Whole) => {}
-                        Ok(Filled::EndBefore) => {
-                            self.incoming = Incoming::End;
-                            self.breakage.get_or_insert(Breakage::Eof);
-                            self.wakers.verdict.take().map(Waker::wake).unwrap_or_default();
-                            return Poll::Ready(Ok(()));
+                        // Without END it is no end of an answer.
+                        Ok(Filled::EndBefore) if !matches!(self.phase, Phase::Accepted { .. }) => {
+                            self.ended();
+                            continue;
                         }
-                        Ok(Filled::EndWithin) => return Poll::Ready(Err(self.broke(Breakage::Eof))),
+                        Ok(Filled::EndBefore | Filled::EndWithin) => {
+                            return Poll::Ready(Err(self.broke(Breakage::Eof)));
+                        }
                         Err(error) => return Poll::Ready(Err(self.failed(&error))),
                     }
                     let bytes = *bytes;
@@ -268,6 +272,13 @@ impl Inner {
         }
     }
 
+    /// The node says no more.
+    fn ended(&mut self) {
+        self.incoming = Incoming::End;
+        self.breakage.get_or_insert(Breakage::Eof);
+        self.wakers.verdict.take().map(Waker::wake).unwrap_or_default();
+    }
+
     fn header(&mut self, bytes: [u8; HEADER_BYTES]) -> Result<(), FrameError> {
         let header = FrameHeader::decode(bytes)?;
         self.incoming = Incoming::Header { bytes: [0; HEADER_BYTES], filled: 0 };
@@ -283,6 +294,7 @@ impl Inner {
                 *answer_began |= header.payload_bytes > 0;
                 self.incoming = Incoming::Data { left: header.payload_bytes };
             }
+            (FrameType::End, Phase::Accepted { .. }) if header.payload_bytes == 0 => self.ended(),
             (frame_type, _) => return Err(FrameError::OutOfPlace(frame_type)),
         }
         Ok(())
@@ -332,6 +344,11 @@ impl AsyncWrite for ExchangeIo {
     }
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = lock(&self.0);
+        // Between exchanges there is nothing to end, and in the middle of a frame it is no end.
+        let within = matches!(inner.phase, Phase::Asked | Phase::Accepted { .. }) && inner.data_left == 0;
+        if within && !std::mem::replace(&mut inner.finished, true) {
+            inner.out.extend_from_slice(&FrameHeader { frame_type: FrameType::End, payload_bytes: 0 }.encode());
+        }
         ready!(inner.poll_out(cx))?;
         match inner.stream.as_mut() {
             Some(stream) => Pin::new(stream).poll_shutdown(cx),

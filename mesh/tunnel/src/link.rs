@@ -140,7 +140,7 @@ pub trait Link: Send + Sync + 'static {
 
 /// A stream that lives as long as its connection has broken: waits for the peer's word why, and closes the connection if none comes.
 /// Says why the connection is no more.
-pub(crate) async fn broken(link: &dyn Link, code: u32, reason: &str) -> LinkClosed {
+pub(crate) async fn last_words(link: &dyn Link, code: u32, reason: &str) -> LinkClosed {
     match timeout(link.last_words_timeout(), link.closed()).await {
         Ok(closed) => closed,
         Err(_) => {

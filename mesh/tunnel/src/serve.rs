@@ -245,7 +245,7 @@ fn parse_open(input: &mut BytesMut, skip: &mut usize) -> Result<Option<Preface>,
         let Some(header) = input.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
         let header = FrameHeader::decode(*header)?;
         match header.frame_type {
-            FrameType::Data | FrameType::Release => *skip = HEADER_BYTES + header.payload_bytes,
+            FrameType::Data | FrameType::End | FrameType::Release => *skip = HEADER_BYTES + header.payload_bytes,
             FrameType::Open if input.len() < HEADER_BYTES + header.payload_bytes => return Ok(None),
             FrameType::Open => {
                 input.advance(HEADER_BYTES);

@@ -60,7 +60,7 @@ struct Up<'a> {
 #[derive(PartialEq, Eq, Clone, Copy)]
 enum UpState {
     Frames,
-    /// The stream has ended: pass the half-close on.
+    /// The client's bytes have ended: pass the half-close on.
     Shutdown,
     Done,
 }
@@ -75,6 +75,8 @@ struct Down {
 enum DownState {
     Read,
     Write,
+    /// The service has ended: the last frame says so.
+    End,
     Finish,
     Done,
 }
@@ -90,7 +92,7 @@ impl Splice<'_> {
                 DownState::Read => Ended::Released(release),
                 // The service said more than the entry has read: what it would say next could be taken for another answer.
                 DownState::Write => Ended::Released(Release::Close),
-                DownState::Finish | DownState::Done => Ended::Closed,
+                DownState::End | DownState::Finish | DownState::Done => Ended::Closed,
             }));
         }
         if down.is_ready() && self.up.state == UpState::Done {
@@ -109,24 +111,24 @@ impl Splice<'_> {
                         Ok(got) => got,
                         Err(error) => return Poll::Ready(Err(self.service_broke(stream, error))),
                     };
-                    if got == 0 {
-                        if self.reused && !self.answered {
-                            return Poll::Ready(Err(self.service_broke(stream, io::ErrorKind::UnexpectedEof.into())));
-                        }
-                        self.down.state = DownState::Finish;
-                        continue;
+                    if got == 0 && self.reused && !self.answered {
+                        return Poll::Ready(Err(self.service_broke(stream, io::ErrorKind::UnexpectedEof.into())));
                     }
-                    self.answered = true;
-                    let header = FrameHeader { frame_type: FrameType::Data, payload_bytes: got };
+                    self.answered |= got > 0;
+                    let (frame_type, state) = match got {
+                        0 => (FrameType::End, DownState::End),
+                        _ => (FrameType::Data, DownState::Write),
+                    };
+                    let header = FrameHeader { frame_type, payload_bytes: got };
                     self.down.buf[..HEADER_BYTES].copy_from_slice(&header.encode());
-                    self.down.state = DownState::Write;
+                    self.down.state = state;
                 }
-                DownState::Write => {
+                state @ (DownState::Write | DownState::End) => {
                     let written = ready!(Pin::new(&mut *stream).poll_write(cx, &self.down.buf))?;
                     self.down.buf.advance(written);
                     if self.down.buf.is_empty() {
                         self.restore_down();
-                        self.down.state = DownState::Read;
+                        self.down.state = if state == DownState::End { DownState::Finish } else { DownState::Read };
                     }
                 }
                 DownState::Finish => {
@@ -191,7 +193,7 @@ impl Splice<'_> {
                     {
                         return Poll::Ready(Ok(release));
                     }
-                    if self.up.payload_left > 0 && !self.up.buf.is_empty() {
+                    if self.up.state == UpState::Shutdown || self.up.payload_left > 0 && !self.up.buf.is_empty() {
                         continue;
                     }
                     // Whether or not it is through: more may come meanwhile.
@@ -220,16 +222,14 @@ impl Splice<'_> {
     fn poll_more(&mut self, cx: &mut Context<'_>, stream: &mut BoxStream) -> Poll<io::Result<()>> {
         self.up.buf.reserve(tuning::SPLICE_UP_BYTES - self.up.buf.len().min(tuning::SPLICE_UP_BYTES - 1));
         let got = ready!(poll_read_buf(Pin::new(stream), cx, self.up.buf))?;
-        if got == 0 {
-            if self.up.payload_left > 0 || !self.up.buf.is_empty() {
-                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
-            }
-            self.up.state = UpState::Shutdown;
+        // Without END it was cut off.
+        match got {
+            0 => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            _ => Poll::Ready(Ok(())),
         }
-        Poll::Ready(Ok(()))
     }
 
-    /// Takes headers off the buffer until payload is due or more bytes are needed; a RELEASE ends the exchange.
+    /// Takes headers off the buffer until payload is due, more bytes are needed or the client's have ended; a RELEASE ends the exchange.
     fn next_frame(&mut self) -> io::Result<Option<Release>> {
         while let Some(header) = self.up.buf.first_chunk::<HEADER_BYTES>() {
             let header = FrameHeader::decode(*header).map_err(protocol)?;
@@ -249,6 +249,11 @@ impl Splice<'_> {
                     let payload = self.up.buf.split_to(header.payload_bytes);
                     let release = wire::decode(&payload, payload.len()).map_err(|error| protocol(error.into()))?;
                     return Ok(Some(release));
+                }
+                FrameType::End => {
+                    self.up.buf.advance(HEADER_BYTES);
+                    self.up.state = UpState::Shutdown;
+                    return Ok(None);
                 }
                 other => return Err(protocol(FrameError::OutOfPlace(other))),
             }

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::common::{Over, in_time, over_each, preface, served};
-use hedgerow_proto::frame::{Preface, Refusal, Release, WhenFull, close};
+use crate::common::{Over, in_time, over_each, pair, preface, served};
+use hedgerow_proto::frame::{FrameHeader, FrameType, Preface, Refusal, Release, WhenFull, close, message};
 use hedgerow_proto::id::ServiceName;
 use hedgerow_tunnel::{Breakage, Liveness, Tunnel, Verdict, exchange};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -159,6 +159,33 @@ async fn the_end_of_the_services_bytes_is_the_end_of_the_answer(over: Over) {
     assert_eq!(answer, b"whole");
 }
 
+async fn bytes_that_stop_without_an_end_were_cut_off(over: Over) {
+    let half = [&FrameHeader { frame_type: FrameType::Data, payload_bytes: 4 }.encode()[..], b"half"].concat();
+    // An answer.
+    let (entry, node) = pair(over).await;
+    let (mut io, handle) = exchange(entry.open().await.unwrap());
+    handle.begin(&preface("echo"));
+    io.write_all(b"GET").await.unwrap();
+    let mut there = in_time("a stream", node.accept()).await.unwrap();
+    let accept = FrameHeader { frame_type: FrameType::Accept, payload_bytes: 0 }.encode();
+    there.write_all(&[&accept[..], &half].concat()).await.unwrap();
+    there.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    in_time("the cut", io.read_to_end(&mut answer)).await.unwrap_err();
+    assert_eq!((&answer[..], handle.breakage()), (&b"half"[..], Some(Breakage::Eof)));
+
+    // A request.
+    let (link, _services, mut connections) = served(over).await;
+    let mut stream = link.open().await.unwrap();
+    stream.write_all(&[message(FrameType::Open, &preface("echo")), half].concat()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut service = in_time("a connection", connections.recv()).await.unwrap();
+    let mut request = Vec::new();
+    in_time("the end", service.read_to_end(&mut request)).await.unwrap();
+    assert_eq!(request, b"half");
+    assert!(service.write_all(b"an answer").await.is_err(), "the service's connection is closed, and not by half");
+}
+
 async fn a_tunnel_without_a_control_stream_is_live_until_its_connection_closes(over: Over) {
     let (link, _services, mut connections) = served(over).await;
     let tunnel = Tunnel::detached(link.clone(), vec![(ServiceName::new("echo").unwrap(), "a.example".into())]);
@@ -187,5 +214,6 @@ over_each!([memory: Memory, quic: Quic, tcp: Tcp] {
     an_abort_closes_the_services_connection_even_when_it_does_not_read,
     a_kept_connection_that_closes_without_an_answer_is_told_apart,
     the_end_of_the_services_bytes_is_the_end_of_the_answer,
+    bytes_that_stop_without_an_end_were_cut_off,
     a_tunnel_without_a_control_stream_is_live_until_its_connection_closes,
 });

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hedgerow_proto::frame::{Hello, close, reset};
@@ -127,7 +127,7 @@ impl Stream for Breaking {
     }
 
     fn poll_stopped(&mut self, cx: &mut Context<'_>) -> Poll<u32> {
-        Poll::Ready(ready!(self.stream.poll_stopped(cx)))
+        self.stream.poll_stopped(cx)
     }
 }
 
