@@ -1,6 +1,6 @@
 //! A worker's one connection to its home: a tunnel over libp2p.
 
-use std::net::Ipv4Addr;
+use std::net::SocketAddrV4;
 use std::sync::Arc;
 
 use hedgerow_mesh::host::link::{HomeDialer, Homes, PeerLink};
@@ -12,7 +12,7 @@ use hedgerow_tunnel::Link;
 use hedgerow_tunnel::link::BoxStream;
 use libp2p::multiaddr::Protocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -202,7 +202,10 @@ impl DyingPath {
         let mut dead = dies.subscribe();
         let task = tokio::spawn(async move {
             let (near, _) = listener.accept().await.unwrap();
-            let far = TcpStream::connect(host).await.unwrap();
+            let far = TcpSocket::new_v4().unwrap();
+            // However much the kernel would hold otherwise.
+            far.set_recv_buffer_size(4096).unwrap();
+            let far = far.connect(host.into()).await.unwrap();
             let ((mut from_near, mut to_near), (mut from_far, mut to_far)) = (near.into_split(), far.into_split());
             let back = async {
                 tokio::select! {
@@ -223,9 +226,9 @@ impl Drop for DyingPath {
     }
 }
 
-fn socket_address(host: &Multiaddr) -> (Ipv4Addr, u16) {
+fn socket_address(host: &Multiaddr) -> SocketAddrV4 {
     match host.iter().collect::<Vec<_>>()[..] {
-        [Protocol::Ip4(ip), Protocol::Tcp(port), ..] => (ip, port),
+        [Protocol::Ip4(ip), Protocol::Tcp(port), ..] => SocketAddrV4::new(ip, port),
         _ => panic!("{host}"),
     }
 }

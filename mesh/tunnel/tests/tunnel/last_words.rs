@@ -11,7 +11,7 @@ use hedgerow_proto::frame::{Hello, close, reset};
 use hedgerow_proto::id::NodeId;
 use hedgerow_proto::limits::Limits;
 use hedgerow_tunnel::link::{BoxFuture, BoxStream, LinkClosed, Stream};
-use hedgerow_tunnel::{Link, Open, StreamReset, TunnelError, TunnelEvent, serve_over, welcome};
+use hedgerow_tunnel::{Link, Open, StreamReset, TunnelError, TunnelEvent, serve_over, tuning, welcome};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
@@ -19,15 +19,16 @@ use crate::common::{Over, PATIENCE, Parts, federation, in_time, pair};
 
 const WORDS: &str = "this entry stops";
 
-/// A connection whose streams break when it is told, and which says why a turn later.
+/// A connection whose streams break when it is told, and which says why a turn later, or never.
 struct LateWords {
     link: Arc<dyn Link>,
     breaks: watch::Sender<bool>,
+    says_why: bool,
 }
 
 impl LateWords {
-    fn new(link: Arc<dyn Link>) -> Arc<Self> {
-        Arc::new(Self { link, breaks: watch::Sender::new(false) })
+    fn new(link: Arc<dyn Link>, says_why: bool) -> Arc<Self> {
+        Arc::new(Self { link, breaks: watch::Sender::new(false), says_why })
     }
 
     fn broken(&self) -> BoxFuture<'static, ()> {
@@ -58,6 +59,9 @@ impl Link for LateWords {
     fn closed(&self) -> BoxFuture<'_, LinkClosed> {
         Box::pin(async {
             let words = async {
+                if !self.says_why {
+                    std::future::pending::<()>().await;
+                }
                 self.broken().await;
                 tokio::task::yield_now().await;
             };
@@ -86,7 +90,7 @@ impl Link for LateWords {
     }
 
     fn last_words_timeout(&self) -> Duration {
-        PATIENCE
+        if self.says_why { PATIENCE } else { tuning::TCP_LAST_WORDS_TIMEOUT }
     }
 }
 
@@ -131,36 +135,50 @@ impl Stream for Breaking {
     }
 }
 
+/// How a tunnel ended, at the node or at the entry, whose control stream broke.
+async fn end(at_the_node: bool, says_why: bool) -> LinkClosed {
+    let (entry, node) = pair(Over::Memory).await;
+    let late = LateWords::new(if at_the_node { node.clone() } else { entry.clone() }, says_why);
+    let (entry, node) = match at_the_node {
+        true => (entry, late.clone() as Arc<dyn Link>),
+        false => (late.clone() as Arc<dyn Link>, node),
+    };
+    let Parts { config, .. } = &Parts::new(2);
+    let hello = Hello { federation: federation(), incarnation: 1, shard: 0, shards: 1 };
+    let pongs = tokio::sync::Notify::new();
+    let serving = serve_over(config, federation(), node, |_| pongs.notify_one());
+    let hearing = async {
+        let (_tunnel, mut events, ..) = welcome(entry, hello, &Limits::PRODUCTION, &Open).await.unwrap();
+        loop {
+            tokio::select! {
+                () = pongs.notified() => drop(late.breaks.send_replace(true)),
+                event = events.next() => if let TunnelEvent::Closed(closed) = event {
+                    return closed;
+                },
+            }
+        }
+    };
+    let (node_saw, entry_saw) = in_time("both ends have seen it", async { tokio::join!(serving, hearing) }).await;
+    match (at_the_node, node_saw) {
+        (true, Err(TunnelError::Closed(closed))) => closed,
+        (true, other) => panic!("{other:?}"),
+        (false, _) => entry_saw,
+    }
+}
+
 #[tokio::test]
 async fn why_a_connection_was_closed_is_heard_after_its_control_stream_has_broken() {
-    for late_at_the_node in [true, false] {
-        let (entry, node) = pair(Over::Memory).await;
-        let late = LateWords::new(if late_at_the_node { node.clone() } else { entry.clone() });
-        let (entry, node) = match late_at_the_node {
-            true => (entry, late.clone() as Arc<dyn Link>),
-            false => (late.clone() as Arc<dyn Link>, node),
-        };
-        let Parts { config, .. } = &Parts::new(2);
-        let hello = Hello { federation: federation(), incarnation: 1, shard: 0, shards: 1 };
-        let pongs = tokio::sync::Notify::new();
-        let serving = serve_over(config, federation(), node, |_| pongs.notify_one());
-        let hearing = async {
-            let (_tunnel, mut events, ..) = welcome(entry, hello, &Limits::PRODUCTION, &Open).await.unwrap();
-            loop {
-                tokio::select! {
-                    () = pongs.notified() => drop(late.breaks.send_replace(true)),
-                    event = events.next() => if let TunnelEvent::Closed(closed) = event {
-                        return closed;
-                    },
-                }
-            }
-        };
-        let (at_node, at_entry) = in_time("both ends have seen it", async { tokio::join!(serving, hearing) }).await;
-        let closed = match (late_at_the_node, at_node) {
-            (true, Err(TunnelError::Closed(closed))) => closed,
-            (true, other) => panic!("{other:?}"),
-            (false, _) => at_entry,
-        };
+    for at_the_node in [true, false] {
+        let closed = end(at_the_node, true).await;
         assert_eq!((closed.code, closed.reason.as_str()), (Some(close::GOING), WORDS));
+    }
+}
+
+#[tokio::test]
+async fn where_no_word_comes_the_connection_is_closed_for_its_broken_stream() {
+    for at_the_node in [true, false] {
+        let closed = end(at_the_node, false).await;
+        assert_eq!(closed.code, Some(close::PROTOCOL), "{closed}");
+        assert!(closed.reason.contains("reset"), "{closed}");
     }
 }
