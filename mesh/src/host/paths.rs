@@ -21,7 +21,6 @@ mod transport;
 mod websocket;
 
 pub use transport::{Arrivals, At, Connect, EntryTransport, arrivals, system};
-pub use websocket::BoxIo;
 
 /// Where an entry has coordinators.
 const PREFIX: &str = "/mesh/peer/";

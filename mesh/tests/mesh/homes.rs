@@ -166,7 +166,7 @@ async fn streams_end_at_both_ends_when_either_closes_their_connection() {
     for home_closes in [true, false] {
         let home = Coordinator::start(&[]).await;
         let scene = async {
-            let AtHome { worker, id, at_worker, at_home } = AtHome::over(&home, home.addresses[0].clone()).await;
+            let AtHome { worker, id, mut at_worker, at_home } = AtHome::over(&home, home.addresses[0].clone()).await;
             let (mut reading, mut writing) = tokio::io::split(at_home.1);
             let waits_for_room = async { while writing.write_all(&[7; 4096]).await.is_ok() {} };
             let waits_for_words = async { assert!(reading.read_u8().await.is_err()) };
@@ -177,7 +177,6 @@ async fn streams_end_at_both_ends_when_either_closes_their_connection() {
                 }
             };
             tokio::join!(waits_for_room, waits_for_words, closes);
-            let mut at_worker = at_worker;
             // What had arrived is read, and then it is said that this is not all.
             let end = at_worker.1.read_to_end(&mut Vec::new()).await;
             assert!(end.is_err(), "{end:?}");

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use hedgerow_tunnel::BoxIo;
 use hedgerow_tunnel::link::BoxStream;
 use libp2p::core::transport::{DialOpts, ListenerId, Transport, TransportError, TransportEvent};
 use rustls::ClientConfig;
@@ -20,7 +21,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::target::{Host, Target};
-use super::websocket::{self, BoxIo, ByteStream};
+use super::websocket::{self, ByteStream};
 use super::{Multiaddr, Protocol, Security};
 
 /// Streams of entries that may wait for the host. Handshakes at once are bounded by the host's limit of connections.

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use futures_util::{Sink, Stream};
-use tokio::io::{AsyncRead, AsyncWrite};
+use hedgerow_tunnel::BoxIo;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -21,12 +21,6 @@ const WRITE_BYTES_MAX: usize = 64 * 1024;
 const BUFFER_BYTES: usize = 16 * 1024;
 /// Room for a frame's head, and for an answer to a ping.
 const HEAD_BYTES: usize = 1024;
-
-/// Something with bytes both ways.
-pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
-/// Boxed.
-pub type BoxIo = Box<dyn Io>;
 
 /// The stream of bytes.
 pub struct ByteStream {
